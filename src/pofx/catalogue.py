@@ -1,0 +1,175 @@
+"""Name -> model. A static table: nothing is imported until it is asked for."""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from pofx.errors import Unusable, nearest
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the catalogue.
+
+    Args:
+        name: what a user types.
+        path: "module:Class".
+        family: autoregressive, autoencoders, adversarial, diffusion, baselines, ...
+        paper: author, year, arXiv id.
+        summary: one line.
+        domains: the kinds it takes.
+        tiny: per domain kind, the arguments of a form small enough to test by enumeration.
+        arguments: of the class; what makes a preset.
+        flagship: stands for its family in a comparison.
+    """
+
+    name: str
+    path: str
+    family: str
+    paper: str
+    summary: str
+    domains: tuple[str, ...]
+    tiny: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    flagship: bool = False
+
+    def load(self) -> type:
+        """The model's class."""
+        module, _, name = self.path.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+    def hyperparameters(self) -> dict[str, inspect.Parameter]:
+        """The class's own keyword arguments, with this entry's as defaults: what the command line makes flags of."""
+        signature = inspect.signature(self.load())
+        return {
+            name: p.replace(default=self.arguments.get(name, p.default))
+            for name, p in signature.parameters.items()
+            if name not in ("domain", "condition")
+        }
+
+    def build(self, domain: Any, *, condition: Any = None, **arguments: Any) -> Any:
+        """An untrained model; weights come from torch's global state, so wrap it in ``seeded_init``.
+
+        Raises:
+            Unusable: the model does not take the domain, or has no such argument.
+        """
+        if domain.kind not in self.domains:
+            raise Unusable(
+                f"{self.name} takes {' or '.join(self.domains)}, but the data are {domain.kind}; "
+                f"for these there are: {', '.join(e.name for e in entries().values() if domain.kind in e.domains)}"
+            )
+        known = self.hyperparameters()
+        for name in arguments:
+            if name not in known:
+                raise Unusable(f"{self.name} has no argument {name!r}{nearest(name, known)}")
+        return self.load()(domain, condition=condition, **{**self.arguments, **arguments})
+
+
+_TINY_NET = {"hidden": (8,)}
+
+_TABLE: tuple[Entry, ...] = (
+    Entry(
+        "gpt",
+        "pofx.models.autoregressive.gpt:GPT",
+        family="autoregressive",
+        paper="Radford et al. 2018; Chen et al. 2020 (image GPT)",
+        summary="causal transformer over symbols or pixels, exact likelihood",
+        domains=("tokens", "images"),
+        tiny={kind: {"width": 8, "layers": 1, "heads": 2} for kind in ("tokens", "images")},
+        flagship=True,
+    ),
+    Entry(
+        "vae",
+        "pofx.models.autoencoders.vae:VAE",
+        family="autoencoders",
+        paper="Kingma and Welling 2014, arXiv:1312.6114",
+        summary="encoder and decoder with a Gaussian latent, bound of the likelihood",
+        domains=("images", "vectors"),
+        tiny={kind: {"latent_dim": 2, **_TINY_NET} for kind in ("images", "vectors")},
+        flagship=True,
+    ),
+    Entry(
+        "wgan-gp",
+        "pofx.models.adversarial.wgan:WGAN",
+        family="adversarial",
+        paper="Gulrajani et al. 2017, arXiv:1704.00028",
+        summary="generator against a critic held near 1-Lipschitz, no likelihood",
+        domains=("images", "vectors"),
+        tiny={kind: {"latent_dim": 2, **_TINY_NET} for kind in ("images", "vectors")},
+        flagship=True,
+    ),
+    Entry(
+        "flow-matching",
+        "pofx.models.diffusion.flow_matching:FlowMatching",
+        family="diffusion",
+        paper="Lipman et al. 2023, arXiv:2210.02747",
+        summary="velocity field from noise to data, estimated likelihood by its ODE",
+        domains=("images", "vectors"),
+        tiny={kind: _TINY_NET for kind in ("images", "vectors")},
+        flagship=True,
+    ),
+    Entry(
+        "marginals",
+        "pofx.models.baselines.marginals:Marginals",
+        family="baselines",
+        paper="",
+        summary="every dimension on its own",
+        domains=("images", "vectors", "tokens"),
+        tiny={kind: {} for kind in ("images", "vectors", "tokens")},
+    ),
+    Entry(
+        "gaussian",
+        "pofx.models.baselines.gaussian:Gaussian",
+        family="baselines",
+        paper="",
+        summary="one multivariate normal",
+        domains=("images", "vectors"),
+        tiny={kind: {} for kind in ("images", "vectors")},
+    ),
+    Entry(
+        "gaussian-mixture",
+        "pofx.models.baselines.gaussian:Gaussian",
+        family="baselines",
+        paper="Dempster, Laird and Rubin 1977",
+        summary="a mixture of normals, by expectation-maximisation",
+        domains=("images", "vectors"),
+        tiny={kind: {"components": 2} for kind in ("images", "vectors")},
+        arguments={"components": 20},
+    ),
+    Entry(
+        "n-gram",
+        "pofx.models.baselines.ngram:NGram",
+        family="baselines",
+        paper="Kneser and Ney 1995",
+        summary="each symbol or pixel from the few before it, by counting",
+        domains=("tokens", "images"),
+        tiny={kind: {"order": 3} for kind in ("tokens", "images")},
+    ),
+    Entry(
+        "copy",
+        "pofx.models.baselines.copy:Copy",
+        family="baselines",
+        paper="",
+        summary="the training set itself: perfect-looking samples, nothing learnt",
+        domains=("images", "vectors", "tokens"),
+        tiny={kind: {} for kind in ("images", "vectors", "tokens")},
+    ),
+)
+
+
+@cache
+def entries() -> dict[str, Entry]:
+    """Every model, ours and those that others register under the entry point ``pofx.models``."""
+    theirs = [point.load() for point in entry_points(group="pofx.models")]
+    return {entry.name: entry for entry in (*_TABLE, *theirs)}
+
+
+def find(name: str) -> Entry:
+    """The entry of a name; a misspelt one is answered with the nearest."""
+    if name not in entries():
+        raise Unusable(f"there is no model {name!r}{nearest(name, entries())}")
+    return entries()[name]

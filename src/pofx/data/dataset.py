@@ -1,0 +1,158 @@
+"""A data set: one domain, three splits, drawn once and stored.
+
+A part is one canonical tensor on the device, indexed by a permutation: no per-item Python.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from pofx.conditions import Condition
+from pofx.domains import Domain
+
+Batch = tuple[Tensor, Tensor | None]
+
+
+class Part(Protocol):
+    """One split: something that batches are taken from."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, index: Tensor, *, generator: Generator) -> Batch:
+        """Observations (B, ...) and their condition rows, or None; ``generator`` for what is redrawn at every visit."""
+        ...
+
+    def rows(self) -> Batch:
+        """Every observation once, canonical, the same at every call: what is scored, and what ``adapt`` reads."""
+        ...
+
+    def to(self, device: str | torch.device) -> "Part":
+        """The same part on a device."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Observations as they are: x (N, ...) and condition rows c (N, ...) or None."""
+
+    x: Tensor
+    c: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, index: Tensor, *, generator: Generator | None = None) -> Batch:
+        """Rows by index."""
+        return self.x[index], None if self.c is None else self.c[index]
+
+    def rows(self) -> Batch:
+        """All of them."""
+        return self.x, self.c
+
+    def to(self, device: str | torch.device) -> "Rows":
+        """On a device."""
+        return Rows(self.x.to(device), None if self.c is None else self.c.to(device))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """One long stream of tokens (L,), read through windows of ``length``.
+
+    Training takes windows at any place; ``rows`` are the disjoint ones, which see each symbol once.
+    """
+
+    tokens: Tensor
+    length: int
+
+    def __len__(self) -> int:
+        return len(self.tokens) - self.length + 1
+
+    def take(self, index: Tensor, *, generator: Generator | None = None) -> Batch:
+        """The windows that begin at ``index``."""
+        return self.tokens[index[:, None] + torch.arange(self.length, device=index.device)], None
+
+    def rows(self) -> Batch:
+        """The disjoint windows; a shorter rest is left out."""
+        whole = len(self.tokens) // self.length
+        return self.tokens[: whole * self.length].view(whole, self.length), None
+
+    def to(self, device: str | torch.device) -> "Windows":
+        """On a device."""
+        return replace(self, tokens=self.tokens.to(device))
+
+
+@dataclass(frozen=True)
+class Binarised:
+    """Grey pictures as probabilities of ink: redrawn at every visit, from the data stream.
+
+    Args:
+        x: (N, C, H, W) levels of a picture with ``levels`` of them.
+        drawn: one fixed draw, which ``rows`` gives.
+    """
+
+    x: Tensor
+    c: Tensor | None
+    levels: int
+    drawn: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, index: Tensor, *, generator: Generator) -> Batch:
+        """A fresh draw for each row."""
+        p = self.x[index].float() / (self.levels - 1)
+        x = (torch.rand(p.shape, generator=generator, device=generator.device).to(p.device) < p).to(torch.uint8)
+        return x, None if self.c is None else self.c[index]
+
+    def rows(self) -> Batch:
+        """The fixed draw."""
+        return self.drawn, self.c
+
+    def to(self, device: str | torch.device) -> "Binarised":
+        """On a device."""
+        c = None if self.c is None else self.c.to(device)
+        return replace(self, x=self.x.to(device), c=c, drawn=self.drawn.to(device))
+
+
+@dataclass(frozen=True)
+class Data:
+    """A source, loaded, checked and split.
+
+    Args:
+        source: as the user wrote it, e.g. ``mnist:binary``; loading it again with the same seed gives the same data.
+        domain: what one observation is.
+        train, validation, test: disjoint parts.
+        condition: the meaning of the condition rows, or None.
+        problems: one line each, for people: duplicates across splits, constant columns, too few examples, ...
+        split: how the split was made, for people ("official", "seeded 80/10/10", ...).
+        indices: rows of the source in each split, where the split is ours.
+        log_prob: log-density (N, ...) -> (N,) where it is known, as for the toys.
+    """
+
+    source: str
+    domain: Domain
+    train: Part
+    validation: Part
+    test: Part
+    condition: Condition | None = None
+    problems: tuple[str, ...] = ()
+    split: str = ""
+    indices: dict[str, Tensor] = field(default_factory=dict)
+    log_prob: Callable[[Tensor], Tensor] | None = None
+
+    def part(self, name: str) -> Part:
+        """ "train", "validation" or "test"."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+    def fingerprint(self) -> str:
+        """A hash of every observation of every split: equal data, equal fingerprint."""
+        digest = hashlib.sha256(repr(self.domain).encode())
+        for part in (self.train, self.validation, self.test):
+            for tensor in part.rows():
+                if tensor is not None:
+                    digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]

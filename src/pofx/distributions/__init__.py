@@ -1,0 +1,1 @@
+"""Likelihood heads and priors that take a generator."""

@@ -1,0 +1,1 @@
+"""Scores: each says what it is."""

@@ -1,0 +1,1 @@
+"""Fake it till you make it."""

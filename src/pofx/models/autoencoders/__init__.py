@@ -1,0 +1,1 @@
+"""Reduce to the essence and rebuild."""

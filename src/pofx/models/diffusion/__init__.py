@@ -1,0 +1,1 @@
+"""Mess it up, then undo."""

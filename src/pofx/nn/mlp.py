@@ -1,0 +1,108 @@
+"""The multilayer perceptron, and the two inputs that any network may have beside x: a condition and a time."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pofx.conditions import Classes, Condition, TextCondition
+
+
+class MLP(nn.Module):
+    """Linear layers with an activation between them; ``context`` (B, E) is added to each hidden layer by a projection.
+
+    Args:
+        inputs: size of x.
+        hidden: sizes of the hidden layers.
+        outputs: size of what comes out.
+        context: E, size of the context; 0 for none.
+        activation: class of the activation.
+        norm: normalise (LayerNorm) before each activation.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: Sequence[int],
+        outputs: int,
+        *,
+        context: int = 0,
+        activation: type[nn.Module] = nn.SiLU,
+        norm: bool = False,
+    ) -> None:
+        super().__init__()
+        sizes = [inputs, *hidden]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
+        self.norms = nn.ModuleList(nn.LayerNorm(b) if norm else nn.Identity() for b in hidden)
+        self.contexts = nn.ModuleList(nn.Linear(context, b, bias=False) for b in hidden) if context else None
+        self.activation = activation()
+        self.head = nn.Linear(sizes[-1], outputs)
+
+    def hidden(self, x: Float[Tensor, "*B D"], context: Tensor | None = None) -> Tensor:
+        """Activations of the last hidden layer."""
+        for i, (layer, norm) in enumerate(zip(self.layers, self.norms)):
+            x = layer(x)
+            if self.contexts is not None:
+                x = x + self.contexts[i](context)
+            x = self.activation(norm(x))
+        return x
+
+    def forward(self, x: Float[Tensor, "*B D"], context: Tensor | None = None) -> Tensor:
+        """x (..., inputs) to (..., outputs)."""
+        return self.head(self.hidden(x, context))
+
+
+class ConditionEmbedding(nn.Module):
+    """Rows of a condition to vectors (B, width); the null row has a learnt vector of its own."""
+
+    def __init__(self, condition: Condition, width: int) -> None:
+        super().__init__()
+        self.condition = condition
+        if isinstance(condition, Classes):
+            self.rows: nn.Module = nn.Embedding(condition.count + 1, width)
+        elif isinstance(condition, TextCondition):
+            self.rows = _TextRows(len(condition.names) + 1, condition.shape[0], width)
+        else:
+            self.rows = nn.Sequential(nn.Flatten(), MLP(math.prod(condition.shape), (2 * width,), width))
+        self.null = None if isinstance(condition, Classes) else nn.Parameter(torch.randn(width) * 0.02)
+
+    def forward(self, c: Tensor) -> Float[Tensor, "B E"]:
+        """(B, width)."""
+        if self.null is None:
+            return self.rows(c)
+        gone = self.condition.is_null(c)
+        rows = self.rows(c if c.dtype == torch.int64 else c.nan_to_num())
+        return torch.where(gone[:, None], self.null, rows)
+
+
+class _TextRows(nn.Module):
+    """Characters, with their places, read by a two-way GRU; the last states are the text."""
+
+    def __init__(self, vocabulary: int, length: int, width: int) -> None:
+        super().__init__()
+        self.symbols = nn.Embedding(vocabulary, width)
+        self.reader = nn.GRU(width, width, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(2 * width, width)
+
+    def forward(self, c: Tensor) -> Tensor:
+        used = int((c > 0).sum(1).max().clamp(min=1))
+        _, last = self.reader(self.symbols(c[:, :used]))
+        return self.head(last.transpose(0, 1).flatten(1))
+
+
+class TimeEmbedding(nn.Module):
+    """Sines and cosines of t in [0, 1], then two layers (Vaswani et al. 2017, arXiv:1706.03762, section 3.5)."""
+
+    omega: Tensor
+
+    def __init__(self, width: int, *, frequencies: int = 32) -> None:
+        super().__init__()
+        self.register_buffer("omega", 2 * math.pi * torch.logspace(-2, 2, frequencies, base=4.0), persistent=False)
+        self.layers = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Float[Tensor, "B"]) -> Float[Tensor, "B E"]:
+        """(B, width)."""
+        angle = t[:, None] * self.omega
+        return self.layers(torch.cat([angle.sin(), angle.cos()], dim=1))

@@ -1,0 +1,1 @@
+"""Noise schedules and interpolants shared by diffusion and flow matching."""

@@ -1,0 +1,211 @@
+"""The contract: what a model may be able to do, as small protocols.
+
+A model is an ordinary ``nn.Module``. It has a method or does not; nothing raises ``NotImplementedError``. Whoever
+wants to know asks ``capabilities(model)``, never the model's name.
+
+Shapes: B observations in a batch, each an observation of the model's domain (see ``domains.py``); every likelihood is in
+nats per observation, over the canonical units of the domain, so that any two can stand in one table. Randomness is an
+explicit ``torch.Generator``: two calls with equal generators give equal bits.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Generator, Tensor, nn
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a loss returns: ``total`` is minimised, ``parts`` are for people, ``carry`` goes, detached, to ``after``.
+
+    The scale of ``total`` is the model's choice; ``parts`` are scalars in nats per observation unless their name ends
+    in another unit.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    carry: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands: optimiser steps done, of how many planned."""
+
+    step: int
+    planned: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of the planned steps that is done, from 0 to 1."""
+        return min(1.0, self.step / max(1, self.planned))
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One player's move in the game that is learning.
+
+    Args:
+        player: its name; one optimiser each.
+        parameters: only these receive gradients (``backward(inputs=...)``).
+        loss: ``(x, condition=None, *, generator) -> Loss``.
+        repeats: optimiser steps per round of the game.
+        fresh: each repeat draws a new batch; otherwise it reuses the last one.
+        after: called once per optimiser step with the loss's ``carry`` and the progress.
+        optimiser: this player's own settings, which win over the run's, e.g. ``{"beta1": 0.0}``.
+    """
+
+    player: str
+    parameters: tuple[nn.Parameter, ...]
+    loss: Callable[..., Loss]
+    repeats: int = 1
+    fresh: bool = True
+    after: Callable[[dict[str, Tensor], Progress], None] | None = None
+    optimiser: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A log-likelihood known up to a numerical error.
+
+    Args:
+        value: (B,) estimates of log p(x), in nats.
+        bias: (B,) change of ``value`` when the number of steps is halved: the size of the error that more
+            samples do not average away.
+        of_bound: the estimated quantity is itself only a lower bound (dequantised pictures, say).
+    """
+
+    value: Tensor
+    bias: Tensor
+    of_bound: bool = False
+
+
+class Adapts(Protocol):
+    """Learns what is counted rather than descended, from the training split, once and before the first step.
+
+    Means and scales for standardising, class frequencies, output biases; a baseline learns all of itself here.
+    """
+
+    def adapt(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator) -> None: ...
+
+
+class Learns(Protocol):
+    """Learning is a game of one: a single loss over all parameters."""
+
+    def loss(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator) -> Loss: ...
+
+
+class Plays(Protocol):
+    """Learning is a game of several turns. Asked once, after the model is on its device; wins over ``loss``."""
+
+    def turns(self) -> tuple[Turn, ...]: ...
+
+
+class Samples(Protocol):
+    """Draws n observations, the noise of the likelihood included; without a condition, from the marginal."""
+
+    def sample(self, n: int, condition: Tensor | None = None, *, generator: Generator, **settings: Any) -> Tensor: ...
+
+
+class Scores(Protocol):
+    """Exact log p(x) or, given a condition, log p(x|c): (B,), nats per observation."""
+
+    def log_prob(self, x: Tensor, condition: Tensor | None = None) -> Tensor: ...
+
+
+class Bounds(Protocol):
+    """A stochastic lower bound of log p(x), tighter with more ``samples``: (B,), nats per observation."""
+
+    def elbo(self, x: Tensor, condition: Tensor | None = None, *, samples: int = 1, generator: Generator) -> Tensor: ...
+
+
+class Estimates(Protocol):
+    """log p(x) up to a numerical error that is itself estimated, by halving ``steps``."""
+
+    def estimate_log_prob(
+        self, x: Tensor, condition: Tensor | None = None, *, generator: Generator, steps: int
+    ) -> Estimate: ...
+
+
+class Encodes(Protocol):
+    """Maps x to a latent z, (B, K) for vector latents: a draw of q(z|x), or its mode without a generator."""
+
+    def encode(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator | None = None) -> Tensor: ...
+
+
+class Decodes(Protocol):
+    """Maps a latent z to a distribution over x, with ``log_prob``, ``sample`` and ``mode``."""
+
+    def decode(self, z: Tensor, condition: Tensor | None = None) -> Any: ...
+
+
+class Represents(Protocol):
+    """Features of x that a probe can read: (B, F)."""
+
+    def features(self, x: Tensor) -> Tensor: ...
+
+
+class Completes(Protocol):
+    """Fills in what is not known of x: ``known`` is a boolean mask of x's shape (or of one observation's)."""
+
+    def completes(self, known: Tensor) -> bool: ...
+
+    def complete(
+        self, x: Tensor, known: Tensor, condition: Tensor | None = None, *, generator: Generator
+    ) -> Tensor: ...
+
+
+class Aligns(Protocol):
+    """Similarity of each observation with each condition, (B, B): image with text, and the like."""
+
+    def similarity(self, x: Tensor, condition: Tensor) -> Tensor: ...
+
+
+class Transports(Protocol):
+    """Maps one data set onto another; built with ``source``, which samples the first."""
+
+    def transport(self, x: Tensor) -> Tensor: ...
+
+
+class Watched(Protocol):
+    """Scalars that health rules read while the model trains."""
+
+    def meters(self, x: Tensor, condition: Tensor | None = None) -> dict[str, Tensor]: ...
+
+
+CAPABILITIES: tuple[type, ...] = (
+    Adapts, Learns, Plays, Samples, Scores, Bounds, Estimates, Encodes, Decodes, Represents, Completes, Aligns,
+    Transports, Watched,
+)  # fmt: skip
+
+
+def capabilities(model: object) -> frozenset[type]:
+    """The protocols that a model, or a model class, fulfils: names and signatures, not names alone.
+
+    >>> class Coin:
+    ...     def log_prob(self, x, condition=None): ...
+    ...     def sample(self, n): ...
+    >>> sorted(protocol.__name__ for protocol in capabilities(Coin))
+    ['Scores']
+    """
+    return frozenset(protocol for protocol in CAPABILITIES if _fulfils(model, protocol))
+
+
+def _fulfils(model: object, protocol: type) -> bool:
+    wanted = [(name, member) for name, member in vars(protocol).items() if not name.startswith("_")]
+    return all(_accepts(getattr(model, name, None), member) for name, member in wanted)
+
+
+def _accepts(method: Any, promised: Callable[..., Any]) -> bool:
+    """Whether ``method`` takes every argument that ``promised`` has, and needs no other."""
+    if not callable(method):
+        return False
+    has = {name: p for name, p in inspect.signature(method).parameters.items() if name != "self"}
+    wants = {name: p for name, p in inspect.signature(promised).parameters.items() if name != "self"}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in has.values())
+    named = [name for name, p in wants.items() if p.kind is not p.VAR_KEYWORD]
+    surplus = [p for name, p in has.items() if name not in wants and p.default is p.empty and p.kind < p.VAR_KEYWORD]
+    return all(
+        name in has or (takes_any and wants[name].kind is inspect.Parameter.KEYWORD_ONLY) for name in named
+    ) and not [p for p in surplus if p.kind is not p.VAR_POSITIONAL]

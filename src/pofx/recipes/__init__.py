@@ -1,0 +1,1 @@
+"""Whole runs as functions: the docstring gives command, time and figure to expect."""

@@ -1,0 +1,1 @@
+"""Samplers: functions with one head, (field, x, grid, *, generator)."""
