@@ -109,7 +109,7 @@ _TABLE: tuple[Entry, ...] = (
         paper="Lipman et al. 2023, arXiv:2210.02747",
         summary="velocity field from noise to data, estimated likelihood by its ODE",
         domains=("images", "vectors"),
-        tiny={kind: _TINY_NET for kind in ("images", "vectors")},
+        tiny=dict.fromkeys(("images", "vectors"), _TINY_NET),
         flagship=True,
     ),
     Entry(

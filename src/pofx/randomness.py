@@ -27,7 +27,7 @@ def stream(seed: int, role: str, rank: int = 0, *, device: str | torch.device = 
 
 @contextmanager
 def seeded_init(seed: int) -> Iterator[None]:
-    """Builds weights under a seeded global state and puts the old state back: torch's initialisers take no generator."""
+    """Builds weights under a seeded global state, put back after: torch's initialisers take no generator."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, "init"))
         yield
