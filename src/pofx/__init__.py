@@ -12,9 +12,9 @@ __version__ = "0.1.0"
 
 # Torch takes seconds to import, so nothing is imported until it is asked for.
 _HOMES = {
-    "fit": "pofx.runs",
+    "fit": "pofx.fitting",
     "load": "pofx.runs",
-    "resume": "pofx.runs",
+    "resume": "pofx.fitting",
     "compare": "pofx.compare",
     "models": "pofx.models",
     "datasets": "pofx.data",

@@ -15,7 +15,7 @@ domain       canonical tensor                           log p(x) is
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -34,7 +34,7 @@ class _Described:
         return {"kind": self.kind} | asdict(self)  # type: ignore[call-overload]
 
     @classmethod
-    def _from_config(cls, values: dict[str, Any]) -> Self:
+    def _from_config(cls, values: dict[str, Any]) -> Any:
         known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known})
 

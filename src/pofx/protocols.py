@@ -4,8 +4,8 @@ A model is an ordinary ``nn.Module``. It has a method or does not; nothing raise
 wants to know asks ``capabilities(model)``, never the model's name.
 
 Shapes: B observations in a batch, each an observation of the model's domain (see ``domains.py``); every likelihood is
-in nats per observation, over the canonical units of the domain, so that any two can stand in one table. Randomness is an
-explicit ``torch.Generator``: two calls with equal generators give equal bits.
+in nats per observation, over the canonical units of the domain, so that any two can stand in one table. Randomness is
+an explicit ``torch.Generator``: two calls with equal generators give equal bits.
 """
 
 import inspect

@@ -6,7 +6,7 @@ A part is one canonical tensor on the device, indexed by a permutation: no per-i
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
@@ -17,6 +17,7 @@ from pofx.domains import Domain
 Batch = tuple[Tensor, Tensor | None]
 
 
+@runtime_checkable
 class Part(Protocol):
     """One split: something that batches are taken from."""
 

@@ -1,1 +1,26 @@
-"""One file per model, one folder per family; each file reads top to bottom as the method's story."""
+"""One file per model, one folder per family; each file reads top to bottom as the method's story.
+
+>>> import pofx
+>>> pofx.models.VAE.__module__
+'pofx.models.autoencoders.vae'
+"""
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "GPT": "autoregressive.gpt",
+    "VAE": "autoencoders.vae",
+    "WGAN": "adversarial.wgan",
+    "FlowMatching": "diffusion.flow_matching",
+    "Marginals": "baselines.marginals",
+    "Gaussian": "baselines.gaussian",
+    "NGram": "baselines.ngram",
+    "Copy": "baselines.copy",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pofx.models' has no attribute {name!r}; it has {', '.join(_HOMES)}")
+    return getattr(importlib.import_module(f"pofx.models.{_HOMES[name]}"), name)

@@ -1,0 +1,59 @@
+"""The live bar of a run: losses, throughput, time left. Only on a terminal."""
+
+import time
+
+from pofx.train.watch import Watcher
+
+
+class Bar(Watcher):
+    """Draws a bar on standard error where that is a terminal; elsewhere, one line at the start and one at the end."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True, quiet=quiet)
+        self.quiet = quiet
+        self.live = self.console.is_terminal and not quiet
+        self.progress = None
+
+    def started(self, name: str, planned: int, step: int, per_round: int) -> None:
+        """Begins the bar."""
+        self.per_round, self.first, self.began = per_round, step, time.perf_counter()
+        if planned == 0:
+            return
+        if not self.live:
+            self.console.print(
+                f"{name}: {planned} steps of {per_round} observations" + (f", from {step}" if step else "")
+            )
+            return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[losses]}"),
+            console=self.console,
+            transient=True,
+        )
+        self.task = self.progress.add_task(name, total=planned, completed=step, losses="")
+        self.progress.start()
+
+    def stepped(self, step: int, seconds: float, values: dict[str, float]) -> None:
+        """Moves it."""
+        if self.progress is None:
+            return
+        rate = (step - self.first) * self.per_round / max(1e-9, time.perf_counter() - self.began)
+        shown = [f"{k} {v:.4g}" for k, v in values.items() if k not in ("step", "seconds")]
+        self.progress.update(self.task, completed=step, losses=f"{rate:,.0f}/s  " + "  ".join(shown[:4]))
+
+    def said(self, line: str) -> None:
+        """Prints a line above the bar."""
+        self.console.print(line, style="dim", highlight=False)
+
+    def ended(self) -> None:
+        """Takes the bar away."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None

@@ -1,0 +1,350 @@
+"""One function a command: calls the library and prints what it says."""
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pofx import catalogue, fitting, runs
+from pofx import data as sources
+from pofx.cli.bar import Bar
+from pofx.cli.parser import SAMPLER_FLAGS, SOURCE_FLAGS
+from pofx.domains import Images, Tokens
+from pofx.errors import Unusable
+from pofx.evaluate.score import Score
+from pofx.files import write_json, write_whole
+from pofx.protocols import Completes, Encodes, capabilities
+from pofx.rendering import Sampled
+from pofx.runs import Run
+
+
+def data_command(options: argparse.Namespace) -> int:
+    """Shows a source and its problems; 2 only if nothing can be learnt from it."""
+    report = sources.inspect(
+        options.source, seed=options.seed, condition=options.condition, **_given(options, SOURCE_FLAGS)
+    )
+    say = _printer(options)
+    say(f"{report.source}: {_described(report.domain) if report.domain else 'no observations'}")
+    if report.counts:
+        say("  " + ", ".join(f"{n:,} {name}" for name, n in report.counts.items()))
+    if report.classes:
+        say(
+            f"  {len(report.classes)} classes: "
+            + ", ".join(f"{name} {n:,}" for name, n in list(report.classes.items())[:20])
+        )
+    for problem in report.problems:
+        say(f"  problem: {problem}")
+    if not report.problems:
+        say("  no problems found")
+    _write_json(options, {
+        "source": report.source, "domain": report.domain.to_config() if report.domain else None,
+        "counts": report.counts, "classes": report.classes, "problems": list(report.problems), "fatal": report.fatal,
+    })  # fmt: skip
+    if report.fatal:
+        raise Unusable(f"nothing can be learnt from {report.source}: {report.problems[-1]}")
+    if options.output and report.data is not None:
+        x, _ = report.data.train.rows()
+        Sampled(x[:64], report.data.domain, report.data.condition).save(options.output)
+        say(f"  first observations: {options.output}")
+    return 0
+
+
+def models_command(options: argparse.Namespace) -> int:
+    """Lists every model: family, paper, domains, capabilities."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = [
+        {
+            "name": entry.name,
+            "family": entry.family,
+            "summary": entry.summary,
+            "domains": list(entry.domains),
+            "capabilities": sorted(p.__name__.lower() for p in capabilities(entry.load())),
+            "paper": entry.paper,
+        }
+        for entry in catalogue.entries().values()
+    ]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("model", "family", "domains", "what it is", "capabilities", "paper"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(
+            row["name"], row["family"], ", ".join(row["domains"]), row["summary"], ", ".join(row["capabilities"]),
+            row["paper"],
+        )  # fmt: skip
+    Console().print(table)
+    _write_json(options, {"models": rows})
+    return 0
+
+
+def fit_command(options: argparse.Namespace) -> int:
+    """Trains a model and says what came of it."""
+    named = ("command", "parser", "name", "model", "source", "json", "quiet", "out", "condition", "seed", "device")
+    given = {key: value for key, value in vars(options).items() if key not in named and value is not None}
+    run = fitting.fit(
+        options.model, options.source, out=options.out, condition=options.condition, seed=options.seed,
+        device=options.device, watch=Bar(quiet=options.quiet), **given,
+    )  # fmt: skip
+    return _trained(run, options)
+
+
+def resume_command(options: argparse.Namespace) -> int:
+    """Goes on with a run; a finished one is left as it is."""
+    if runs.load(options.run).finished:
+        _printer(options)(f"{options.run} is finished; nothing to do")
+        return 0
+    return _trained(fitting.resume(options.run, device=options.device, watch=Bar(quiet=options.quiet)), options)
+
+
+def sample_command(options: argparse.Namespace) -> int:
+    """Draws from a run's model into a file."""
+    run = _run(options)
+    samples = run.sample(options.n, options.condition, seed=options.seed, **_given(options, SAMPLER_FLAGS))
+    samples.save(options.output)
+    _printer(options)(f"{options.n} samples of {run.name}: {options.output}")
+    _write_json(options, {"run": str(run.folder), "n": options.n, "output": options.output})
+    return 0
+
+
+def score_command(options: argparse.Namespace) -> int:
+    """Log-likelihood of each observation of a source, in nats, as CSV."""
+    from pofx.evaluate.likelihood import per_observation
+
+    run = _run(options)
+    x, c = _observations(run, options)
+    scored = per_observation(run.model, x, c, samples=options.samples, seed=options.seed, device=run.device)
+    columns = ["observation", "log_p", "kind", *(["bias"] if scored.bias is not None else [])]
+    rows = (
+        [i, f"{float(value):.6f}", scored.kind, *([f"{float(scored.bias[i]):.6f}"] if scored.bias is not None else [])]
+        for i, value in enumerate(scored.value)
+    )
+    _write_csv(options.output, columns, rows)
+    mean = float(scored.value.mean())
+    _printer(options)(f"{len(x)} observations, mean log p {mean:.4f} nats ({scored.kind}): {options.output}")
+    _write_json(options, {"n": len(x), "mean_log_p": mean, "kind": scored.kind, "unit": "nats"})
+    return 0
+
+
+def encode_command(options: argparse.Namespace) -> int:
+    """The latent of each observation of a source, as an array."""
+    import numpy as np
+
+    run = _run(options)
+    run.require(Encodes, "encode")
+    if Path(options.output).suffix != ".npy":
+        raise Unusable(f"encode writes .npy, got {options.output}; name a .npy file")
+    x, c = _observations(run, options)
+    with torch.no_grad():
+        z = torch.cat([run.model.encode(*batch) for batch in _batches(run, x, c)]).cpu()
+    _write_array(options.output, np.asarray(z))
+    _printer(options)(f"{len(z)} latents of shape {tuple(z.shape[1:])}: {options.output}")
+    _write_json(options, {"n": len(z), "shape": list(z.shape[1:])})
+    return 0
+
+
+def reconstruct_command(options: argparse.Namespace) -> int:
+    """Observations through the latent and back; pictures above their reconstructions."""
+    run = _run(options)
+    _require_method(run, "reconstruct")
+    x, c = _observations(run, options)
+    to_picture = Path(options.output).suffix == ".png"
+    x, c = (x[:32], None if c is None else c[:32]) if to_picture else (x, c)
+    with torch.no_grad():
+        back = torch.cat([run.model.reconstruct(*batch) for batch in _batches(run, x, c)]).cpu()
+    pairs = torch.stack([x.cpu(), back], dim=1).flatten(0, 1) if to_picture else back
+    Sampled(pairs, run.domain, run.condition).save(options.output)
+    _printer(options)(
+        f"{len(back)} reconstructions{', each after its original' if to_picture else ''}: {options.output}"
+    )
+    _write_json(options, {"n": len(back), "output": options.output})
+    return 0
+
+
+def interpolate_command(options: argparse.Namespace) -> int:
+    """Walks in latent space between pairs of the test split."""
+    run = _run(options)
+    _require_method(run, "interpolate")
+    x, c = run.data.test.rows()
+    if not 1 <= options.n <= len(x) // 2:
+        raise Unusable(f"-n must be 1 to {len(x) // 2} pairs, got {options.n}")
+    if options.between < 2:
+        raise Unusable(f"--between must be at least 2, got {options.between}")
+    a, b = x[: options.n].to(run.device), x[options.n : 2 * options.n].to(run.device)
+    with torch.no_grad():
+        walk = run.model.interpolate(a, b, options.between, None if c is None else c[: options.n].to(run.device))
+    x = walk.flatten(0, 1).cpu()
+    columns = options.between if isinstance(run.domain, Images) else None
+    Sampled(x, run.domain, run.condition).save(options.output, **({"columns": columns} if columns else {}))
+    _printer(options)(f"{options.n} walks of {options.between} steps: {options.output}")
+    _write_json(options, {"n": options.n, "between": options.between, "output": options.output})
+    return 0
+
+
+def complete_command(options: argparse.Namespace) -> int:
+    """Fills in the rest of a text prompt, or the lower part of pictures."""
+    from pofx.randomness import stream
+
+    run = _run(options)
+    run.require(Completes, "complete")
+    x, known = _prompt(run, options)
+    if not run.model.completes(known):
+        raise Unusable(f"{run.name} completes what follows a known beginning, and this is not one; change --keep")
+    rows = run.rows(options.condition)
+    generator = stream(options.seed, "complete", device=run.device)
+    with torch.no_grad():
+        done = run.model.complete(
+            x.to(run.device), known.to(run.device), None if rows is None else rows.to(run.device),
+            generator=generator, **_given(options, SAMPLER_FLAGS),
+        )  # fmt: skip
+    Sampled(done.cpu(), run.domain, run.condition).save(options.output)
+    _printer(options)(f"{len(done)} completions: {options.output}")
+    _write_json(options, {"n": len(done), "output": options.output})
+    return 0
+
+
+def evaluate_command(options: argparse.Namespace) -> int:
+    """Held-out scores, each with its kind, unit and number of observations."""
+    from pofx.train.settings import seconds
+
+    run = _run(options)
+    limit = None if options.budget is None else seconds(options.budget)
+    scores = run.evaluate(options.split, seconds=limit, seed=options.seed, watch=Bar(quiet=options.quiet))
+    _print_scores(run, scores)
+    _write_json(options, {"run": str(run.folder), "scores": [score.to_json() for score in scores]})
+    return 0
+
+
+def compare_command(options: argparse.Namespace) -> int:
+    """Every family on the same data, in one table and one page."""
+    from pofx.cli.comparing import compare_and_show
+
+    return compare_and_show(options)
+
+
+def _trained(run: Run, options: argparse.Namespace) -> int:
+    say = _printer(options)
+    progress = run.progress
+    best = f", best on validation at {progress['best_step']}" if progress["best_step"] else ""
+    say(f"{run.folder}: {progress['step']} steps in {progress['seconds']:.1f} s{best}")
+    say(f"  pofx sample {run.folder} -o samples{_natural_suffix(run)}    pofx evaluate {run.folder}")
+    _write_json(options, {"run": str(run.folder), "history": run.history} | progress)
+    return 0
+
+
+def _natural_suffix(run: Run) -> str:
+    return {"images": ".png", "tokens": ".txt", "vectors": ".csv"}[run.domain.kind]
+
+
+def _run(options: argparse.Namespace) -> Run:
+    return runs.load(options.run, device=runs.chosen_device(options.device))
+
+
+def _observations(run: Run, options: argparse.Namespace) -> tuple[Tensor, Tensor | None]:
+    """Canonical observations of a source that has the run's domain, with condition rows if the run has a condition."""
+    wanted = run.config["source_options"] | _given(options, SOURCE_FLAGS)
+    data = (
+        run.data
+        if options.source == run.config["source"]
+        else sources.load(options.source, seed=run.config["seed"], **wanted)
+    )
+    if data.domain != run.domain:
+        raise Unusable(
+            f"{options.source} is {_described(data.domain)}, but {run.folder} was fitted on {_described(run.domain)}; "
+            "give data of the same kind"
+        )
+    parts = ("train", "validation", "test") if options.split == "all" else (options.split,)
+    rows = [data.part(name).rows() for name in parts]
+    c = torch.cat([row for _, row in rows if row is not None]) if run.condition is not None else None
+    return torch.cat([x for x, _ in rows]), c
+
+
+def _batches(run: Run, x: Tensor, c: Tensor | None, size: int = 256) -> Iterable[tuple[Tensor, Tensor | None]]:
+    for start in range(0, len(x), size):
+        rows = None if c is None else c[start : start + size].to(run.device)
+        yield x[start : start + size].to(run.device), rows
+
+
+def _prompt(run: Run, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """What is known: a text's beginning, or the top of pictures."""
+    from pofx.data import encode_text
+
+    if isinstance(run.domain, Tokens):
+        path = Path(options.input)
+        text = path.read_text(encoding="utf-8") if path.is_file() else options.input
+        prompt = encode_text(text, run.domain)
+        if not 0 < len(prompt) <= run.domain.length:
+            raise Unusable(
+                f"a prompt has 1 to {run.domain.length} symbols here, got {len(prompt)}; shorten it or type one"
+            )
+        x = torch.zeros(options.n, run.domain.length, dtype=torch.int64)
+        x[:, : len(prompt)] = prompt
+        return x, torch.arange(run.domain.length) < len(prompt)
+    if not 0 <= options.keep <= 1:
+        raise Unusable(f"--keep must be in [0, 1], got {options.keep}")
+    data = run.data if options.input == run.config["source"] else sources.load(options.input, seed=run.config["seed"])
+    x = run.domain.check(data.test.rows()[0][: options.n])
+    known = torch.zeros(run.domain.shape, dtype=torch.bool)
+    known[..., : round(options.keep * run.domain.shape[-2]), :] = True
+    return x, known
+
+
+def _require_method(run: Run, name: str) -> None:
+    if not callable(getattr(run.model, name, None)):
+        raise Unusable(f"{run.name} cannot {name}; a model with a latent can, such as vae")
+
+
+def _described(domain: Any) -> str:
+    if isinstance(domain, Images):
+        return f"pictures of {domain.channels} x {domain.height} x {domain.width}, {domain.levels} levels"
+    if isinstance(domain, Tokens):
+        return f"texts of {domain.length} symbols from {domain.vocabulary}"
+    return f"vectors of {domain.dim} numbers"
+
+
+def _print_scores(run: Run, scores: list[Score]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("score", "value", "real", "kind", "n", "given", "split", "note"):
+        table.add_column(heading, overflow="fold")
+    for s in scores:
+        floor = "" if s.floor is None else f"{s.floor:.4g}"
+        table.add_row(s.metric, s.shown(run.domain), floor, s.kind, str(s.n), s.given, s.split, s.note)
+    Console().print(table)
+
+
+def _given(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
+
+
+def _printer(options: argparse.Namespace) -> Any:
+    return (lambda line: None) if options.quiet else lambda line: print(line, file=sys.stdout)  # noqa: T201
+
+
+def _write_json(options: argparse.Namespace, value: dict[str, Any]) -> None:
+    if options.json:
+        write_json(Path(options.json), value)
+
+
+def _write_csv(path: str, columns: list[str], rows: Iterable[list[Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_whole(Path(path), lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+
+
+def _write_array(path: str, array: Any) -> None:
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_whole(Path(path), lambda temporary: temporary.write_bytes(buffer.getvalue()))

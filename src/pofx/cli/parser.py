@@ -1,0 +1,276 @@
+"""Arguments of every command. Flags of a model and of training are made from the signatures they set."""
+
+import argparse
+import inspect
+import re
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+
+import pofx
+from pofx.errors import Unusable, nearest
+from pofx.train.settings import Settings
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with the nearest valid flag."""
+
+    def error(self, message: str) -> NoReturn:
+        """Every mistake in the arguments ends here."""
+        raise Unusable(f"{message}; see '{self.prog} --help'")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The options of one command, with ``command`` as the function to call.
+
+    Raises:
+        Unusable: an unknown command or flag (the nearest is named), or a value that does not fit.
+    """
+    parser = _parser(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if not hasattr(options, "command"):
+        parser.print_help()
+        raise SystemExit(0)
+    if rest:
+        known = [flag for flag in options.parser._option_string_actions if flag.startswith("--")]
+        unknown = rest[0].partition("=")[0]
+        if unknown.startswith("-"):
+            raise Unusable(f"there is no flag {unknown}{nearest(unknown, known)}")
+        raise Unusable(f"too many arguments: {' '.join(rest)!r}; see '{options.parser.prog} --help'")
+    return options
+
+
+def _parser(arguments: list[str]) -> Parser:
+    parser = Parser(
+        prog="pofx",
+        description="Learn p(x) from your own data with every family of generative model, and see which serves it.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"pofx {pofx.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
+    for name, (help_line, build) in _COMMANDS.items():
+        sub = commands.add_parser(name, help=help_line, description=help_line, allow_abbrev=False)
+        shared = sub.add_argument_group("shared")
+        shared.add_argument("--seed", type=int, default=0, metavar="S", help="of everything random (0)")
+        shared.add_argument("--device", default="auto", help="cpu, cuda, ... (auto)")
+        shared.add_argument("--json", metavar="FILE", help="write every figure that the terminal shows")
+        shared.add_argument("--quiet", action="store_true", help="print results only")
+        build(sub, arguments)
+        sub.set_defaults(command=_lazily(name), parser=sub, name=name)
+    first = next((a for a in arguments if not a.startswith("-")), None)
+    if first is not None and first not in _COMMANDS:
+        raise Unusable(f"there is no command {first!r}{nearest(first, _COMMANDS)}")
+    return parser
+
+
+def _lazily(name: str) -> Callable[[argparse.Namespace], int]:
+    def call(options: argparse.Namespace) -> int:
+        from pofx.cli import commands
+
+        return getattr(commands, f"{name}_command")(options)
+
+    return call
+
+
+def _source_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("source")
+    group.add_argument("--size", type=int, help="side of the pictures of a folder")
+    group.add_argument("--length", type=int, help="symbols of one observation of a text")
+    group.add_argument("--encoding", choices=("characters", "bytes", "bpe"), help="of a text")
+    group.add_argument("--vocabulary", type=int, help="symbols of a bpe encoding")
+    group.add_argument("--limit", type=int, help="keep so many training observations")
+    group.add_argument("--skip-unreadable", action="store_true", default=None, help="leave out unreadable pictures")
+
+
+SOURCE_FLAGS = ("size", "length", "encoding", "vocabulary", "limit", "skip_unreadable")
+
+
+def _data(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("source", metavar="SOURCE")
+    parser.add_argument("--condition", default="none", help="none, class, text or a column")
+    parser.add_argument("-o", dest="output", metavar="FILE", help="write a sample sheet (.png, .txt, .csv)")
+    _source_flags(parser)
+
+
+def _models(parser: Parser, arguments: list[str]) -> None:
+    pass
+
+
+def _fit(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("source", metavar="SOURCE")
+    parser.add_argument("--out", metavar="RUN", help="the run folder (runs/MODEL-SOURCE, then -2, ...)")
+    parser.add_argument("--condition", default="none", help="none, class, text or a column")
+    _source_flags(parser)
+    training = parser.add_argument_group("training (default: the model's recipe)")
+    described = described_arguments(Settings)
+    for field in fields(Settings):
+        _add_flag(training, field.name, field.type, field.default, described.get(field.name, ""), recipe=True)
+    if arguments[:1] == ["fit"]:
+        name = _named_model(arguments[1:])
+        if name is not None:
+            _model_flags(parser, name)
+
+
+def _model_flags(parser: Parser, name: str) -> None:
+    """Flags from the constructor of the model that the arguments name."""
+    from pofx.catalogue import find
+
+    entry = find(name)
+    group = parser.add_argument_group(f"{name}")
+    described = described_arguments(entry.load())
+    for key, p in entry.hyperparameters().items():
+        if key in Settings.names():
+            raise TypeError(f"{name}'s argument {key} is also a training setting")
+        if flag_type(p.annotation) is not None:
+            _add_flag(group, key, p.annotation, p.default, described.get(key, ""))
+
+
+def _resume(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("run", metavar="RUN")
+
+
+def _sample(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("-n", type=int, default=64, metavar="N", help="how many (64)")
+    parser.add_argument("-o", dest="output", required=True, metavar="FILE", help=".png, .npy, .txt or .csv")
+    parser.add_argument("--condition", metavar="VALUE", help="a class's name or index, a text, or numbers")
+    _sampler_flags(parser)
+
+
+def _sampler_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("sampler (those that the model has)")
+    group.add_argument("--temperature", type=float, help="below 1: likelier, above: more varied; 0: the likeliest")
+    group.add_argument("--top-k", type=int, help="only the k likeliest symbols")
+    group.add_argument("--top-p", type=float, help="only the likeliest symbols that hold this mass")
+    group.add_argument("--guidance", type=float, help="above 1: follow the condition more")
+    group.add_argument("--steps", type=int, help="of the solver")
+    group.add_argument("--method", help="of the solver: heun or euler")
+
+
+SAMPLER_FLAGS = ("temperature", "top_k", "top_p", "guidance", "steps", "method")
+
+
+def _run_source(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("source", metavar="SOURCE")
+    parser.add_argument("-o", dest="output", required=True, metavar="FILE")
+    parser.add_argument("--split", default="test", choices=("train", "validation", "test", "all"), help="of the source")
+    parser.add_argument("--samples", type=int, default=64, help="of the latent, for a bound (64)")
+    _source_flags(parser)
+
+
+def _interpolate(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("-n", type=int, default=8, metavar="N", help="pairs (8)")
+    parser.add_argument("--between", type=int, default=10, help="steps from one to the other (10)")
+    parser.add_argument("-o", dest="output", required=True, metavar="FILE")
+
+
+def _complete(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("input", metavar="INPUT", help="a text to go on with, or a picture or source to complete")
+    parser.add_argument("-o", dest="output", required=True, metavar="FILE")
+    parser.add_argument("-n", type=int, default=8, metavar="N", help="completions, or pictures (8)")
+    parser.add_argument("--keep", type=float, default=0.5, help="share of a picture's top that is kept (0.5)")
+    parser.add_argument("--condition", metavar="VALUE", help="a class's name or index, a text, or numbers")
+    _sampler_flags(parser)
+
+
+def _evaluate(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("--split", default="test", choices=("test", "validation", "train"))
+    parser.add_argument("--budget", help="time for all scores (as long as training took)")
+
+
+def _compare(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("sources", metavar="SOURCE", nargs="+", help="a source, or two or more runs")
+    parser.add_argument("--models", help="names, separated by commas (one per family, and the baselines)")
+    parser.add_argument("--budget", default="60s", help="training time of each model (60s)")
+    parser.add_argument("--seeds", type=int, default=1, metavar="K", help="runs per model (1)")
+    parser.add_argument("--condition", default="auto", help="auto (class, where there are classes), none, class, ...")
+    parser.add_argument("--out", metavar="DIR", help="folder of the comparison (runs/compare-SOURCE)")
+    _source_flags(parser)
+
+
+_COMMANDS: Mapping[str, tuple[str, Callable[[Parser, list[str]], None]]] = {
+    "data": ("show a source and its problems", _data),
+    "models": ("list the models", _models),
+    "fit": ("train a model on a source", _fit),
+    "resume": ("go on with a run", _resume),
+    "sample": ("draw from a run's model", _sample),
+    "score": ("log-likelihood of each observation", _run_source),
+    "encode": ("latent of each observation", _run_source),
+    "reconstruct": ("through the latent and back", _run_source),
+    "interpolate": ("walk between observations in latent space", _interpolate),
+    "complete": ("fill in the rest of a text or a picture", _complete),
+    "evaluate": ("scores on held-out data", _evaluate),
+    "compare": ("every family on the same data, in one report", _compare),
+}
+
+
+def flag_type(annotation: Any) -> Any:
+    """What a flag's text becomes: int, float, bool, str, a Literal's choices, or (int,) for numbers with commas."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        kinds = [flag_type(kind) for kind in get_args(annotation) if kind is not type(None)]
+        return next((kind for kind in kinds if kind is not None), None)
+    if get_origin(annotation) is tuple:
+        return (get_args(annotation)[0],)
+    if annotation in (int, float, bool, str) or get_origin(annotation) is Literal:
+        return annotation
+    return None
+
+
+def _add_flag(
+    group: argparse._ArgumentGroup, name: str, annotation: Any, default: Any, description: str, *, recipe: bool = False
+) -> None:
+    flag, kind = "--" + name.replace("_", "-"), flag_type(annotation)
+    shown = "" if recipe or default is None else f" ({_shown(default)})"
+    text = (description + shown).replace("%", "%%")
+    if name == "budget":
+        group.add_argument(flag, metavar="TIME", help="training time, such as 90s or 2m")
+    elif kind is bool:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+    elif get_origin(kind) is Literal:
+        group.add_argument(flag, choices=get_args(kind), default=None, help=text)
+    elif isinstance(kind, tuple):
+        group.add_argument(flag, type=_numbers(kind[0]), default=None, metavar="N,N", help=text)
+    else:
+        group.add_argument(flag, type=kind, default=None, help=text)
+
+
+def _numbers(kind: type) -> Callable[[str], tuple[Any, ...]]:
+    def numbers(text: str) -> tuple[Any, ...]:
+        return tuple(kind(part) for part in text.split(",") if part)
+
+    numbers.__name__ = f"list of {kind.__name__}"
+    return numbers
+
+
+def _shown(default: Any) -> str:
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def _named_model(arguments: list[str]) -> str | None:
+    """The model that the arguments of ``fit`` name: a word of the catalogue, else the first word."""
+    from pofx.catalogue import entries
+
+    words = [word for word in arguments if not word.startswith("-")]
+    return next((word for word in words if word in entries()), words[0] if words else None)
+
+
+def described_arguments(cls: type) -> dict[str, str]:
+    """Argument -> its words in the ``Args:`` section of a class's docstring."""
+    docs = "\n".join(inspect.getdoc(part) or "" for part in (cls, cls.__init__))
+    section = re.search(r"Args:\n((?:[ ]+.*\n?|\n)+)", docs)
+    described: dict[str, str] = {}
+    names: list[str] = []
+    for line in section.group(1).splitlines() if section else []:
+        entry = re.match(r"^ {4}([\w, ]+):\s*(.*)$", line)
+        if entry:
+            names = [name.strip() for name in entry.group(1).split(",")]
+            described |= dict.fromkeys(names, entry.group(2))
+        elif names:
+            described |= {name: f"{described[name]} {line.strip()}".strip() for name in names}
+    return described

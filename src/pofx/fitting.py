@@ -1,0 +1,304 @@
+"""From a name, a source and a budget to a run folder; and on from where a run was left."""
+
+import csv
+import inspect
+import io
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import pofx
+from pofx import data as sources
+from pofx.catalogue import find
+from pofx.conditions import condition_to_config
+from pofx.data.dataset import Data
+from pofx.domains import Domain
+from pofx.errors import Unusable, nearest
+from pofx.files import write_json, write_whole
+from pofx.protocols import Adapts, Samples, capabilities
+from pofx.randomness import stream
+from pofx.rendering import Sampled
+from pofx.runs import CHUNK, FORMAT, Run, build, chosen_device, load, load_weights
+from pofx.samplers.chunks import sample_many
+from pofx.train import checkpoint
+from pofx.train.course import VALIDATIONS, Course
+from pofx.train.loop import Trainer, compiled
+from pofx.train.plan import measured_round, planned_rounds
+from pofx.train.settings import Settings, seconds, settings_from
+from pofx.train.validation import Validation
+from pofx.train.watch import Watcher, stop_on_signals
+
+DEFAULT_BUDGET = 120.0
+VALIDATION_ROWS = 256
+
+
+def fit(
+    model: str,
+    source: str,
+    *,
+    out: str | Path | None = None,
+    steps: int | None = None,
+    budget: str | float | None = None,
+    condition: str = "none",
+    seed: int = 0,
+    device: str = "auto",
+    data: Data | None = None,
+    watch: Watcher | None = None,
+    **given: Any,
+) -> Run:
+    """Trains a model of the catalogue on a source, and writes a run folder.
+
+    Args:
+        model: its name in the catalogue.
+        source: a named set, a file or a folder, with its options.
+        out: the run folder; by default ``runs/MODEL-SOURCE``, then ``-2``, ... An existing run is never overwritten.
+        steps: rounds of training; or
+        budget: time of training, such as "90s"; with neither, the model's default, usually two minutes.
+        condition: "none", "class", "text" or a column.
+        seed: of everything random.
+        device: "auto", "cpu", "cuda", ...
+        data: the source, already loaded with this seed and condition.
+        watch: hears how it goes.
+        given: training settings, options of the source, and the model's own arguments, by name.
+    """
+    entry, watcher = find(model), watch or Watcher()
+    options = inspect.signature(sources.load).parameters
+    source_options = {name: given.pop(name) for name in list(given) if name in options} | {"condition": condition}
+    known = entry.hyperparameters()
+    settings_given = {name: given.pop(name) for name in list(given) if name in Settings.names() and name not in known}
+    for name in given:
+        if name not in known:
+            raise Unusable(f"{model} has no argument {name!r}{nearest(name, [*known, *Settings.names(), *options])}")
+    settings_given |= {"steps": steps} if steps is not None else {}
+    settings_given |= {"budget": seconds(budget)} if budget is not None else {}
+    settings_from({}, settings_given)
+    device = chosen_device(device)
+    data = data or sources.load(source, seed=seed, **source_options)
+    config = {
+        "format": FORMAT,
+        "pofx": pofx.__version__,
+        "model": model,
+        "arguments": given,
+        "source": _lasting(source),
+        "source_options": source_options,
+        "seed": seed,
+        "domain": data.domain.to_config(),
+        "condition": condition_to_config(data.condition),
+        "sample_chunk": CHUNK,
+        "data": {
+            "fingerprint": data.fingerprint(),
+            "split": data.split,
+            "observations": {name: len(data.part(name).rows()[0]) for name in ("train", "validation", "test")},
+        },
+    }
+    network = build(config, data.domain, data.condition).to(device)
+    settings = _settings(network, settings_given, len(data.train))
+    if Adapts in capabilities(network):
+        x, c = data.train.to(device).rows()
+        network.adapt(x, c, generator=stream(seed, "adapt", device=device))
+    planned = settings.steps or 1
+    trainer = Trainer(network, data.train.to(device), settings, planned=planned, seed=seed)
+    with _claimed(_folder(out, model, source)) as folder:
+        if settings.compile and trainer.players:
+            compiled(network, lambda: _trial(trainer), watcher.said)
+        config |= _plan(trainer, settings)
+        write_json(folder / "config.json", config)
+        if data.indices:
+            checkpoint.save(folder / "split.safetensors", data.indices)
+        course = _course(folder, config, trainer, data, watcher)
+        course.save()
+    return _train(folder, course, watcher)
+
+
+def resume(folder: str | Path, *, device: str = "auto", watch: Watcher | None = None) -> Run:
+    """Goes on with a run where its last checkpoint stands; a finished run is left as it is."""
+    run = load(folder, device=chosen_device(device))
+    if run.finished:
+        return run
+    config, watcher, data = run.config, watch or Watcher(), run.data
+    network = build(config, run.domain, run.condition).to(run.device)
+    tensors, plain = checkpoint.load(run.folder / "checkpoint" / "state.safetensors", device=run.device)
+    settings = Settings(**config["settings"])
+    load_weights(
+        network, {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}, run.folder
+    )
+    trainer = Trainer(network, data.train.to(run.device), settings, planned=plain["planned"], seed=config["seed"])
+    if settings.compile and trainer.players:
+        compiled(network, lambda: _trial(trainer), watcher.said)
+    trainer.load((_on_cpu_if_generator(tensors), plain))
+    course = _course(run.folder, config, trainer, data, watcher)
+    course.seconds = plain["run"]["seconds"]
+    course.history = [row for row in run.history if row["step"] <= trainer.step]
+    if course.validation is not None and plain["run"]["best_step"]:
+        course.validation.best = {k.removeprefix("best/"): v for k, v in tensors.items() if k.startswith("best/")}
+        course.validation.best_step = plain["run"]["best_step"]
+        course.validation.best_value = plain["run"]["best_value"]
+    return _train(run.folder, course, watcher)
+
+
+def _settings(network: Any, given: dict[str, Any], observations: int) -> Settings:
+    """The model's recipe under what was given; a batch larger than the data is refused if the user asked for it."""
+    recipe = dict(getattr(network, "recipe", {}))
+    if given.get("batch_size", 1) > observations:
+        raise Unusable(
+            f"--batch-size must be at most the {observations} training observations, got {given['batch_size']}"
+        )
+    if "batch_size" in recipe:
+        recipe["batch_size"] = min(recipe["batch_size"], observations)
+    if "steps" in given or "budget" in given:
+        recipe.pop("budget", None)
+    settings = settings_from(recipe, given)
+    if settings.steps is None and settings.budget is None:
+        return settings_from(recipe, given | {"budget": DEFAULT_BUDGET})
+    return settings
+
+
+def _plan(trainer: Trainer, settings: Settings) -> dict[str, Any]:
+    """Sets the number of rounds, and how many validation rows they leave time for."""
+    rows = VALIDATION_ROWS
+    if not trainer.players:
+        trainer.planned = 0
+    elif settings.steps is None:
+        assert settings.budget is not None
+        each = measured_round(trainer, seconds=0.02 * settings.budget)
+        trainer.planned = planned_rounds(each, settings.budget)
+        # Scoring a row costs about as much as training on one: validation gets about a twentieth of the time.
+        rows = max(32, int(0.05 * trainer.planned * trainer.observations / VALIDATIONS))
+    return {
+        "settings": {name: getattr(settings, name) for name in Settings.names()},
+        "planned": trainer.planned,
+        "validation_rows": min(rows, 2000),
+    }
+
+
+def _trial(trainer: Trainer) -> None:
+    """One round, undone."""
+    measured_round(trainer, seconds=0.0)
+
+
+def _course(folder: Path, config: dict[str, Any], trainer: Trainer, data: Data, watcher: Watcher) -> Course:
+    """What is done between rounds, bound to the run folder."""
+    settings = trainer.settings
+    validation = None
+    if trainer.players and Validation.name_for(trainer.model) is not None:
+        x, c = data.validation.to(trainer.device).rows()
+        keep = config["validation_rows"]
+        rows = (x[:keep], None if c is None else c[:keep])
+        validation = Validation(rows, batch_size=settings.batch_size, seed=config["seed"])
+    course = Course(trainer, validation, save=lambda: None, budget=settings.budget, watcher=watcher)
+    course.save = lambda: _save(folder, course)
+    if Samples in capabilities(trainer.model) and (settings.budget or 0.0) >= 20:
+        course.draw = _drawer(folder, config, trainer, data)
+    return course
+
+
+def _drawer(folder: Path, config: dict[str, Any], trainer: Trainer, data: Data) -> Callable[[int], None]:
+    def draw(step: int) -> None:
+        trainer.model.eval()
+        x = sample_many(trainer.model, CHUNK, seed=config["seed"], chunk=CHUNK, device=trainer.device)
+        trainer.model.train()
+        Sampled(x, data.domain, data.condition).save(_sheet_path(folder, data.domain, step))
+
+    return draw
+
+
+def _sheet_path(folder: Path, domain: Domain, step: int) -> Path:
+    suffix = {"images": "png", "tokens": "txt", "vectors": "png" if domain.dims <= 2 else "csv"}
+    return folder / "samples" / f"step-{step:06d}.{suffix[domain.kind]}"
+
+
+def _train(folder: Path, course: Course, watcher: Watcher) -> Run:
+    """Runs the course to its end; an interrupted one is saved and says how to go on."""
+    trainer = course.trainer
+    trainer.model.train()
+    watcher.started(folder.name, trainer.planned, trainer.step, trainer.observations)
+    with stop_on_signals() as stop:
+        try:
+            ended = course.run(stop)
+        finally:
+            watcher.ended()
+    if not ended:
+        watcher.said(
+            f"stopped at step {trainer.step} of {trainer.planned}, all saved; go on with: pofx resume {folder}"
+        )
+        raise KeyboardInterrupt
+    run = load(folder, device=str(trainer.device))
+    if Samples in capabilities(run.model):
+        x = run.sample(CHUNK, seed=run.config["seed"])
+        x.save(_sheet_path(folder, run.domain, trainer.step))
+    return run
+
+
+def _save(folder: Path, course: Course) -> None:
+    """Weights, history, checkpoint: each file whole, the checkpoint last, since it is what says how far the run is."""
+    trainer, validation = course.trainer, course.validation
+    best = validation.best if validation is not None else None
+    with trainer.weights():
+        checkpoint.save(folder / "model.safetensors", best or trainer.model.state_dict())
+    _write_history(folder / "history.csv", course.history)
+    tensors, plain = trainer.state()
+    plain["run"] = {
+        "step": trainer.step,
+        "planned": trainer.planned,
+        "seconds": course.seconds,
+        "finished": trainer.step >= trainer.planned,
+        "best_step": validation.best_step if validation else 0,
+        "best_value": validation.best_value if validation and validation.best_step else None,
+    }
+    tensors |= {f"best/{name}": tensor for name, tensor in (best or {}).items()}
+    checkpoint.save(folder / "checkpoint" / "state.safetensors", tensors, plain)
+
+
+def _write_history(path: Path, rows: list[dict[str, float]]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row)) or ["step", "seconds"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+
+
+def _on_cpu_if_generator(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """States of generators live on the CPU whatever the device."""
+    states = ("data/before", "data/now", "noise/now")
+    return {name: tensor.cpu() if name in states else tensor for name, tensor in tensors.items()}
+
+
+def _lasting(source: str) -> str:
+    """A source that is a path holds from any folder."""
+    path, colon, options = source.partition(":")
+    return str(Path(path).resolve()) + colon + options if Path(path).exists() else source
+
+
+def _folder(out: str | Path | None, model: str, source: str) -> Path:
+    """The folder asked for, or the first free one of the default names."""
+    if out is not None:
+        return Path(out)
+    path, _, options = source.partition(":")
+    words = re.sub(r"[^A-Za-z0-9]+", "-", f"{model}-{Path(path).stem}-{options}").strip("-")
+    folders = [Path("runs") / words] + [Path("runs") / f"{words}-{i}" for i in range(2, 10_000)]
+    return next(folder for folder in folders if not folder.exists())
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[Path]:
+    """Makes a new run folder; if its first files cannot be written, nothing of it stays."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        if not folder.is_dir() or any(folder.iterdir()):
+            raise Unusable(f"{folder} exists, and a run is never overwritten; choose another --out") from None
+    except OSError as error:
+        raise Unusable(f"{folder} cannot be made ({error.strerror}); choose another --out") from None
+    try:
+        yield folder
+    except BaseException:
+        for path in sorted(folder.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        os.rmdir(folder)
+        raise

@@ -1,0 +1,219 @@
+"""A run folder: what was trained, on what, how, and what came of it. Loading it needs tensors and JSON only.
+
+========================  ============================================================================================
+``config.json``           model, arguments, source, split, settings, plan: enough to build and train it again
+``model.safetensors``     the weights that are scored and sampled: best on validation, else the averaged last ones
+``history.csv``           losses by step
+``samples/``              sheets drawn while training
+``split.safetensors``     the rows of the source in each split, where the split is ours
+``checkpoint/``           everything that the next round depends on
+========================  ============================================================================================
+"""
+
+import csv
+import inspect
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import pofx
+from pofx import data as sources
+from pofx.catalogue import find
+from pofx.conditions import Condition, condition_from_config
+from pofx.data.dataset import Data
+from pofx.domains import Domain, domain_from_config
+from pofx.errors import Unusable, nearest
+from pofx.evaluate.score import Score
+from pofx.files import read_json
+from pofx.protocols import Samples, capabilities
+from pofx.randomness import seeded_init
+from pofx.rendering import Sampled
+from pofx.samplers.chunks import sample_many
+from pofx.train import checkpoint
+from pofx.train.watch import Watcher
+
+FORMAT = 1
+CHUNK = 64
+
+
+class Run:
+    """A trained model with its data and its record.
+
+    Args:
+        folder: as written by ``fit``.
+        device: where the model is to live.
+    """
+
+    def __init__(self, folder: str | Path, *, device: str = "cpu") -> None:
+        self.folder, self.device = Path(folder), device
+        if not self.folder.is_dir():
+            raise Unusable(f"there is no run at {self.folder}; 'pofx fit' writes one")
+        self.config: dict[str, Any] = read_json(self.folder / "config.json")
+        if not isinstance(self.config, dict) or self.config.get("format") != FORMAT:
+            written = self.config.get("format") if isinstance(self.config, dict) else None
+            raise Unusable(
+                f"{self.folder} is a run of format {written}, this pofx {pofx.__version__} reads format {FORMAT}; "
+                "use the version that wrote it or fit again"
+            )
+        missing = [
+            key for key in ("model", "arguments", "source", "domain", "settings", "seed") if key not in self.config
+        ]
+        if missing:
+            raise Unusable(f"{self.folder}/config.json lacks {', '.join(missing)}; restore it or fit again")
+
+    @property
+    def name(self) -> str:
+        """The model's name in the catalogue."""
+        return self.config["model"]
+
+    @cached_property
+    def domain(self) -> Domain:
+        """What one observation is."""
+        return domain_from_config(self.config["domain"])
+
+    @cached_property
+    def condition(self) -> Condition | None:
+        """The meaning of the condition, or None."""
+        return condition_from_config(self.config.get("condition"))
+
+    @cached_property
+    def model(self) -> Any:
+        """The model with the weights that are scored and sampled."""
+        model = build(self.config, self.domain, self.condition)
+        tensors, _ = checkpoint.load(self.folder / "model.safetensors")
+        load_weights(model, tensors, self.folder)
+        return model.to(self.device).eval()
+
+    @cached_property
+    def data(self) -> Data:
+        """The data of the run, loaded again; refused if they are no longer the same."""
+        config = self.config
+        data = sources.load(config["source"], seed=config["seed"], **config["source_options"])
+        if data.fingerprint() != config["data"]["fingerprint"]:
+            raise Unusable(
+                f"{config['source']} has changed since {self.folder} was fitted (its fingerprint differs); "
+                "restore the data or fit again"
+            )
+        return data
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """Losses by step."""
+        path = self.folder / "history.csv"
+        if not path.exists():
+            return []
+        with open(path, newline="", encoding="utf-8") as file:
+            return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+    @cached_property
+    def progress(self) -> dict[str, Any]:
+        """step, planned, seconds, finished, best_step."""
+        return checkpoint.plain_values(self.folder / "checkpoint" / "state.safetensors")["run"]
+
+    @property
+    def finished(self) -> bool:
+        """Whether training ended as planned."""
+        return bool(self.progress["finished"])
+
+    @property
+    def steps(self) -> int:
+        """Rounds trained."""
+        return int(self.progress["step"])
+
+    @property
+    def train_seconds(self) -> float:
+        """Seconds that training took."""
+        return float(self.progress["seconds"])
+
+    def sample(self, n: int, condition: Tensor | str | None = None, *, seed: int = 0, **settings: Any) -> Sampled:
+        """n samples; asking for more does not change the first ones.
+
+        Args:
+            n: how many.
+            condition: a class's name, a text, rows of the canonical tensor, or None: drawn by training frequency.
+            seed: of the draw.
+            settings: of the model's sampler, such as ``temperature`` or ``steps``.
+        """
+        if n < 1:
+            raise Unusable(f"-n must be at least 1, got {n}")
+        self.require(Samples, "sample")
+        _check_names(self.model.sample, settings, f"{self.name}'s sampler")
+        c = self.rows(condition)
+        chunk = self.config.get("sample_chunk", CHUNK)
+        x = sample_many(self.model, n, c, seed=seed, chunk=chunk, device=self.device, **settings)
+        return Sampled(x, self.domain, self.condition)
+
+    def evaluate(
+        self, split: str = "test", *, seconds: float | None = None, seed: int = 0, watch: Watcher | None = None
+    ) -> list[Score]:
+        """Scores on a split, each with its kind and unit; together they take at most ``seconds`` (the training time)."""
+        from pofx.evaluate import evaluate
+
+        limit = max(20.0, self.train_seconds) if seconds is None else seconds
+        said = (watch or Watcher()).said
+        return evaluate(self.model, self.data, split=split, seconds=limit, seed=seed, device=self.device, watch=said)
+
+    def rows(self, condition: Tensor | str | None) -> Tensor | None:
+        """Condition rows from what a person says."""
+        if condition is None or isinstance(condition, Tensor):
+            return condition
+        if self.condition is None:
+            raise Unusable(f"{self.folder} was fitted without a condition; fit with --condition to use one")
+        return self.condition.parse(condition)
+
+    def require(self, protocol: type, verb: str) -> None:
+        """Refuses what the model cannot do, in one line."""
+        if protocol not in capabilities(self.model):
+            can = ", ".join(sorted(p.__name__.lower() for p in capabilities(self.model)))
+            raise Unusable(f"{self.name} cannot {verb}; it {can}")
+
+
+def load(folder: str | Path, *, device: str = "cpu") -> Run:
+    """Opens a run folder.
+
+    Raises:
+        Unusable: it is not one, not whole, or of another version.
+    """
+    return Run(folder, device=device)
+
+
+def chosen_device(device: str) -> str:
+    """ "auto" is the GPU where there is one; a device that is not there is refused in one line."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise Unusable(f"--device {device} is not there; use --device cpu, or leave it out") from None
+    return device
+
+
+def build(config: dict[str, Any], domain: Domain, condition: Condition | None) -> Any:
+    """An untrained model from a run's configuration."""
+    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in config["arguments"].items()}
+    with seeded_init(config["seed"]):
+        return find(config["model"]).build(domain, condition=condition, **arguments)
+
+
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Weights into a model; those that do not fit are refused in one line."""
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise Unusable(
+            f"the weights in {folder} do not fit its config.json ({reason}); restore it or fit again"
+        ) from None
+
+
+def _check_names(method: Callable[..., Any], settings: dict[str, Any], what: str) -> None:
+    known = [
+        n for n, p in inspect.signature(method).parameters.items() if p.kind is p.KEYWORD_ONLY and n != "generator"
+    ]
+    for name in settings:
+        if name not in known:
+            raise Unusable(f"{what} has no setting {name!r}" + (nearest(name, known) if known else "; it has none"))

@@ -1,0 +1,47 @@
+"""Batches in a new order each epoch, resumable at any place."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pofx.data.dataset import Batch, Part
+
+
+class Batches:
+    """Endless batches of a part: a permutation per epoch, read in slices; a shorter rest begins no batch.
+
+    Args:
+        part: on its device.
+        size: observations per batch, at most ``len(part)``.
+        generator: on the CPU, so that every device sees the same order.
+    """
+
+    def __init__(self, part: Part, size: int, generator: torch.Generator, device: torch.device) -> None:
+        self.part, self.size, self.generator, self.device = part, size, generator, device
+        self._shuffle()
+
+    def next(self) -> Batch:
+        """The next batch of observations and condition rows."""
+        if self.position + self.size > len(self.order):
+            self._shuffle()
+        index = self.order[self.position : self.position + self.size]
+        self.position += self.size
+        return self.part.take(index, generator=self.generator)
+
+    def _shuffle(self) -> None:
+        # The order is redrawn from this state on resume: a state is smaller than a permutation.
+        self.before = self.generator.get_state()
+        self.order = torch.randperm(len(self.part), generator=self.generator).to(self.device)
+        self.position = 0
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a checkpoint holds."""
+        return {"before": self.before, "now": self.generator.get_state()}, {"position": self.position}
+
+    def load(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+        """The inverse of ``state``."""
+        self.generator.set_state(tensors["before"])
+        self._shuffle()
+        self.generator.set_state(tensors["now"])
+        self.position = plain["position"]

@@ -1,0 +1,63 @@
+"""One optimiser per player; with Muon, one for its matrices and one for the rest."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from pofx.protocols import Turn
+from pofx.train.muon import Muon, hidden_matrices
+from pofx.train.settings import Settings
+
+
+def optimisers_for(turn: Turn, model: nn.Module, settings: Settings) -> tuple[Optimizer, ...]:
+    """The optimisers of one player; its own settings win over the run's."""
+    own: Any = dict(turn.optimiser)
+    settings = replace(settings, **own)
+    parameters = list(turn.parameters)
+    if settings.optimiser == "sgd":
+        return (SGD(_groups(parameters, settings), lr=settings.learning_rate, momentum=settings.beta1),)
+    if settings.optimiser == "adam":
+        return (_adam(Adam, parameters, replace(settings, weight_decay=0.0)),)
+    if settings.optimiser == "adamw":
+        return (_adam(AdamW, parameters, settings),)
+    matrices, rest = hidden_matrices(parameters, model)
+    muon = Muon(matrices, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay) if matrices else None
+    others = _adam(AdamW, rest, settings) if rest else None
+    return tuple(optimiser for optimiser in (muon, others) if optimiser is not None)
+
+
+def _adam(kind: type[Adam] | type[AdamW], parameters: Sequence[nn.Parameter], settings: Settings) -> Optimizer:
+    # Fused is about 0.8 of the default's step time on a small network.
+    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+    betas = (settings.beta1, settings.beta2)
+    return kind(_groups(parameters, settings), lr=settings.learning_rate, betas=betas, fused=fused)
+
+
+def _groups(parameters: Sequence[nn.Parameter], settings: Settings) -> list[dict[str, Any]]:
+    """Weight decay for matrices; none for biases, gains and other vectors."""
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def state_of(optimiser: Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """An optimiser's state as tensors and plain values: what a checkpoint holds."""
+    state = optimiser.state_dict()["state"]
+    tensors = {f"{i}/{key}": v for i, entry in state.items() for key, v in entry.items() if torch.is_tensor(v)}
+    plain = {f"{i}/{key}": v for i, entry in state.items() for key, v in entry.items() if not torch.is_tensor(v)}
+    return tensors, plain
+
+
+def load_state(optimiser: Optimizer, tensors: dict[str, torch.Tensor], plain: dict[str, Any]) -> None:
+    """The inverse of ``state_of``."""
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in (*tensors.items(), *plain.items()):
+        index, _, key = name.partition("/")
+        state.setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
