@@ -15,7 +15,7 @@ _HOMES = {
     "fit": "pofx.fitting",
     "load": "pofx.runs",
     "resume": "pofx.fitting",
-    "compare": "pofx.compare",
+    "compare": "pofx.comparing",
     "models": "pofx.models",
     "datasets": "pofx.data",
 }

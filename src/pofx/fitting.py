@@ -48,6 +48,7 @@ def fit(
     seed: int = 0,
     device: str = "auto",
     data: Data | None = None,
+    data_seed: int | None = None,
     watch: Watcher | None = None,
     **given: Any,
 ) -> Run:
@@ -62,7 +63,8 @@ def fit(
         condition: "none", "class", "text" or a column.
         seed: of everything random.
         device: "auto", "cpu", "cuda", ...
-        data: the source, already loaded with this seed and condition.
+        data: the source, already loaded with its seed and condition.
+        data_seed: of the split, where it is not ``seed``: trainings that differ in seed share their data.
         watch: hears how it goes.
         given: training settings, options of the source, and the model's own arguments, by name.
     """
@@ -78,7 +80,8 @@ def fit(
     settings_given |= {"budget": seconds(budget)} if budget is not None else {}
     settings_from({}, settings_given)
     device = chosen_device(device)
-    data = data or sources.load(source, seed=seed, **source_options)
+    data_seed = seed if data_seed is None else data_seed
+    data = data or sources.load(source, seed=data_seed, **source_options)
     config = {
         "format": FORMAT,
         "pofx": pofx.__version__,
@@ -87,6 +90,7 @@ def fit(
         "source": _lasting(source),
         "source_options": source_options,
         "seed": seed,
+        "data_seed": data_seed,
         "domain": data.domain.to_config(),
         "condition": condition_to_config(data.condition),
         "sample_chunk": CHUNK,
@@ -202,7 +206,7 @@ def _drawer(folder: Path, config: dict[str, Any], trainer: Trainer, data: Data) 
         trainer.model.eval()
         x = sample_many(trainer.model, CHUNK, seed=config["seed"], chunk=CHUNK, device=trainer.device)
         trainer.model.train()
-        Sampled(x, data.domain, data.condition).save(_sheet_path(folder, data.domain, step))
+        Sampled(x, data.domain).save(_sheet_path(folder, data.domain, step))
 
     return draw
 

@@ -23,10 +23,12 @@ from torch import Tensor, nn
 import pofx
 from pofx import data as sources
 from pofx.catalogue import find
-from pofx.conditions import Condition, condition_from_config
+from pofx.conditions import Condition, condition_from_config, expand
 from pofx.data.dataset import Data
 from pofx.domains import Domain, domain_from_config
 from pofx.errors import Unusable, nearest
+from pofx.evaluate.evaluation import evaluate
+from pofx.evaluate.likelihood import Scored, per_observation
 from pofx.evaluate.score import Score
 from pofx.files import read_json
 from pofx.protocols import Samples, capabilities
@@ -92,7 +94,7 @@ class Run:
     def data(self) -> Data:
         """The data of the run, loaded again; refused if they are no longer the same."""
         config = self.config
-        data = sources.load(config["source"], seed=config["seed"], **config["source_options"])
+        data = sources.load(config["source"], seed=config.get("data_seed", config["seed"]), **config["source_options"])
         if data.fingerprint() != config["data"]["fingerprint"]:
             raise Unusable(
                 f"{config['source']} has changed since {self.folder} was fitted (its fingerprint differs); "
@@ -145,17 +147,30 @@ class Run:
         c = self.rows(condition)
         chunk = self.config.get("sample_chunk", CHUNK)
         x = sample_many(self.model, n, c, seed=seed, chunk=chunk, device=self.device, **settings)
-        return Sampled(x, self.domain, self.condition)
+        return Sampled(x, self.domain, c)
 
     def evaluate(
         self, split: str = "test", *, seconds: float | None = None, seed: int = 0, watch: Watcher | None = None
     ) -> list[Score]:
-        """Scores on a split, each with its kind and unit; together they take at most ``seconds`` (the training time)."""
-        from pofx.evaluate import evaluate
-
+        """Scores on a split, each with kind and unit; together they take at most ``seconds`` (the training time)."""
         limit = max(20.0, self.train_seconds) if seconds is None else seconds
         said = (watch or Watcher()).said
         return evaluate(self.model, self.data, split=split, seconds=limit, seed=seed, device=self.device, watch=said)
+
+    def score(
+        self, x: Tensor, condition: Tensor | None = None, *, samples: int = 100, steps: int = 40, seed: int = 0
+    ) -> Scored:
+        """log p of each canonical observation, in nats; without a condition, the marginal over classes.
+
+        Args:
+            x: (N, ...) observations.
+            condition: (N, ...) rows, or None.
+            samples: of the latent, for a bound.
+            steps: of the solver, for an estimate.
+            seed: of the noise.
+        """
+        rows = (self.domain.check(x), expand(self.condition, condition, len(x)))
+        return per_observation(self.model, rows, samples=samples, steps=steps, seed=seed, device=self.device)
 
     def rows(self, condition: Tensor | str | None) -> Tensor | None:
         """Condition rows from what a person says."""

@@ -1,20 +1,27 @@
 """The live bar of a run: losses, throughput, time left. Only on a terminal."""
 
 import time
+from typing import Any
+
+from rich.console import Console
 
 from pofx.train.watch import Watcher
+
+
+def page() -> Console:
+    """Standard output for tables: as wide as the terminal, and wide enough not to fold where there is none."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
 
 
 class Bar(Watcher):
     """Draws a bar on standard error where that is a terminal; elsewhere, one line at the start and one at the end."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        from rich.console import Console
-
         self.console = Console(stderr=True, quiet=quiet)
         self.quiet = quiet
         self.live = self.console.is_terminal and not quiet
-        self.progress = None
+        self.progress: Any = None
 
     def started(self, name: str, planned: int, step: int, per_round: int) -> None:
         """Begins the bar."""

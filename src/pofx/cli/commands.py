@@ -13,14 +13,14 @@ from torch import Tensor
 
 from pofx import catalogue, fitting, runs
 from pofx import data as sources
-from pofx.cli.bar import Bar
+from pofx.cli.bar import Bar, page
 from pofx.cli.parser import SAMPLER_FLAGS, SOURCE_FLAGS
 from pofx.domains import Images, Tokens
 from pofx.errors import Unusable
 from pofx.evaluate.score import Score
 from pofx.files import write_json, write_whole
 from pofx.protocols import Completes, Encodes, capabilities
-from pofx.rendering import Sampled
+from pofx.rendering import Sampled, tokens_of
 from pofx.runs import Run
 
 
@@ -50,17 +50,16 @@ def data_command(options: argparse.Namespace) -> int:
         raise Unusable(f"nothing can be learnt from {report.source}: {report.problems[-1]}")
     if options.output and report.data is not None:
         x, _ = report.data.train.rows()
-        Sampled(x[:64], report.data.domain, report.data.condition).save(options.output)
+        Sampled(x[:64], report.data.domain).save(options.output)
         say(f"  first observations: {options.output}")
     return 0
 
 
 def models_command(options: argparse.Namespace) -> int:
     """Lists every model: family, paper, domains, capabilities."""
-    from rich.console import Console
     from rich.table import Table
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": entry.name,
             "family": entry.family,
@@ -73,13 +72,13 @@ def models_command(options: argparse.Namespace) -> int:
     ]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("model", "family", "domains", "what it is", "capabilities", "paper"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("model", "score", "value"))
     for row in rows:
         table.add_row(
             row["name"], row["family"], ", ".join(row["domains"]), row["summary"], ", ".join(row["capabilities"]),
             row["paper"],
         )  # fmt: skip
-    Console().print(table)
+    page().print(table)
     _write_json(options, {"models": rows})
     return 0
 
@@ -115,18 +114,13 @@ def sample_command(options: argparse.Namespace) -> int:
 
 def score_command(options: argparse.Namespace) -> int:
     """Log-likelihood of each observation of a source, in nats, as CSV."""
-    from pofx.evaluate.likelihood import per_observation
-
     run = _run(options)
     x, c = _observations(run, options)
-    scored = per_observation(run.model, x, c, samples=options.samples, seed=options.seed, device=run.device)
-    columns = ["observation", "log_p", "kind", *(["bias"] if scored.bias is not None else [])]
-    rows = (
-        [i, f"{float(value):.6f}", scored.kind, *([f"{float(scored.bias[i]):.6f}"] if scored.bias is not None else [])]
-        for i, value in enumerate(scored.value)
-    )
-    _write_csv(options.output, columns, rows)
-    mean = float(scored.value.mean())
+    scored = run.score(x, c, samples=options.samples, seed=options.seed)
+    table = {"observation": range(len(x)), "log_p": scored.value.tolist()}
+    table |= {} if scored.bias is None else {"bias": scored.bias.tolist()}
+    _write_csv(options.output, list(table), zip(*table.values()))
+    mean = scored.value.mean().item()
     _printer(options)(f"{len(x)} observations, mean log p {mean:.4f} nats ({scored.kind}): {options.output}")
     _write_json(options, {"n": len(x), "mean_log_p": mean, "kind": scored.kind, "unit": "nats"})
     return 0
@@ -159,7 +153,7 @@ def reconstruct_command(options: argparse.Namespace) -> int:
     with torch.no_grad():
         back = torch.cat([run.model.reconstruct(*batch) for batch in _batches(run, x, c)]).cpu()
     pairs = torch.stack([x.cpu(), back], dim=1).flatten(0, 1) if to_picture else back
-    Sampled(pairs, run.domain, run.condition).save(options.output)
+    Sampled(pairs, run.domain, columns=8).save(options.output)
     _printer(options)(
         f"{len(back)} reconstructions{', each after its original' if to_picture else ''}: {options.output}"
     )
@@ -180,8 +174,7 @@ def interpolate_command(options: argparse.Namespace) -> int:
     with torch.no_grad():
         walk = run.model.interpolate(a, b, options.between, None if c is None else c[: options.n].to(run.device))
     x = walk.flatten(0, 1).cpu()
-    columns = options.between if isinstance(run.domain, Images) else None
-    Sampled(x, run.domain, run.condition).save(options.output, **({"columns": columns} if columns else {}))
+    Sampled(x, run.domain, columns=options.between).save(options.output)
     _printer(options)(f"{options.n} walks of {options.between} steps: {options.output}")
     _write_json(options, {"n": options.n, "between": options.between, "output": options.output})
     return 0
@@ -203,7 +196,7 @@ def complete_command(options: argparse.Namespace) -> int:
             x.to(run.device), known.to(run.device), None if rows is None else rows.to(run.device),
             generator=generator, **_given(options, SAMPLER_FLAGS),
         )  # fmt: skip
-    Sampled(done.cpu(), run.domain, run.condition).save(options.output)
+    Sampled(done.cpu(), run.domain).save(options.output)
     _printer(options)(f"{len(done)} completions: {options.output}")
     _write_json(options, {"n": len(done), "output": options.output})
     return 0
@@ -259,6 +252,10 @@ def _observations(run: Run, options: argparse.Namespace) -> tuple[Tensor, Tensor
             f"{options.source} is {_described(data.domain)}, but {run.folder} was fitted on {_described(run.domain)}; "
             "give data of the same kind"
         )
+    if data.condition is not None and data.condition != run.condition:
+        raise Unusable(
+            f"{options.source} has other conditions than {run.folder} was fitted with; give data of the same"
+        )
     parts = ("train", "validation", "test") if options.split == "all" else (options.split,)
     rows = [data.part(name).rows() for name in parts]
     c = torch.cat([row for _, row in rows if row is not None]) if run.condition is not None else None
@@ -273,12 +270,10 @@ def _batches(run: Run, x: Tensor, c: Tensor | None, size: int = 256) -> Iterable
 
 def _prompt(run: Run, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
     """What is known: a text's beginning, or the top of pictures."""
-    from pofx.data import encode_text
-
     if isinstance(run.domain, Tokens):
         path = Path(options.input)
         text = path.read_text(encoding="utf-8") if path.is_file() else options.input
-        prompt = encode_text(text, run.domain)
+        prompt = tokens_of(text, run.domain)
         if not 0 < len(prompt) <= run.domain.length:
             raise Unusable(
                 f"a prompt has 1 to {run.domain.length} symbols here, got {len(prompt)}; shorten it or type one"
@@ -309,16 +304,15 @@ def _described(domain: Any) -> str:
 
 
 def _print_scores(run: Run, scores: list[Score]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("score", "value", "real", "kind", "n", "given", "split", "note"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("model", "score", "value"))
     for s in scores:
         floor = "" if s.floor is None else f"{s.floor:.4g}"
         table.add_row(s.metric, s.shown(run.domain), floor, s.kind, str(s.n), s.given, s.split, s.note)
-    Console().print(table)
+    page().print(table)
 
 
 def _given(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
@@ -334,7 +328,7 @@ def _write_json(options: argparse.Namespace, value: dict[str, Any]) -> None:
         write_json(Path(options.json), value)
 
 
-def _write_csv(path: str, columns: list[str], rows: Iterable[list[Any]]) -> None:
+def _write_csv(path: str, columns: list[str], rows: Iterable[Iterable[Any]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

@@ -262,7 +262,7 @@ def _named_model(arguments: list[str]) -> str | None:
 
 def described_arguments(cls: type) -> dict[str, str]:
     """Argument -> its words in the ``Args:`` section of a class's docstring."""
-    docs = "\n".join(inspect.getdoc(part) or "" for part in (cls, cls.__init__))
+    docs = "\n".join(inspect.getdoc(part) or "" for part in (cls, vars(cls).get("__init__")))
     section = re.search(r"Args:\n((?:[ ]+.*\n?|\n)+)", docs)
     described: dict[str, str] = {}
     names: list[str] = []

@@ -130,7 +130,7 @@ class Data:
         condition: the meaning of the condition rows, or None.
         problems: one line each, for people: duplicates across splits, constant columns, too few examples, ...
         split: how the split was made, for people ("official", "seeded 80/10/10", ...).
-        indices: rows of the source in each split, where the split is ours.
+        indices: rows of the source in each split; for a text, where the split starts and ends.
         log_prob: log-density (N, ...) -> (N,) where it is known, as for the toys.
     """
 

@@ -26,7 +26,9 @@ class Score:
         given: what the model was given: "" or the condition's name.
         split: the held-out split it is from.
         better: which direction is better.
-        note: the feature map, the floor, or another word to the reader.
+        note: the feature map or another word to the reader.
+        floor: the same statistic of real data against real at the same n, or for a likelihood the truth where it is
+            known: what a perfect model would get.
     """
 
     metric: str
@@ -40,6 +42,7 @@ class Score:
     split: str = "test"
     better: Literal["higher", "lower", "reference", "near reference"] = "higher"
     note: str = ""
+    floor: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; what is not finite becomes None."""

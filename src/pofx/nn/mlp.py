@@ -73,7 +73,7 @@ class ConditionEmbedding(nn.Module):
         if self.null is None:
             return self.rows(c)
         gone = self.condition.is_null(c)
-        rows = self.rows(c if c.dtype == torch.int64 else c.nan_to_num())
+        rows = self.rows(c if c.dtype == torch.int64 else c.nan_to_num().to(self.null.dtype))
         return torch.where(gone[:, None], self.null, rows)
 
 

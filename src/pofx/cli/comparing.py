@@ -1,0 +1,49 @@
+"""``pofx compare``: a live table while models train, then the verdict and where the page is."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from pofx.cli.bar import Bar, page
+from pofx.cli.parser import SOURCE_FLAGS
+from pofx.comparing import Comparison, Spectator, compare
+from pofx.files import write_json
+
+
+class LiveTable(Bar, Spectator):
+    """The bar of each training below the table of what is already known."""
+
+    def compared(self, comparison: Comparison, coming: Sequence[str]) -> None:
+        """Prints the table again with its new row; only on a terminal, where it replaces the last one."""
+        if self.live and coming:
+            self.console.clear()
+            self.console.print(comparison.table())
+            self.console.print(f"to come: {', '.join(coming)}", style="dim")
+
+
+def compare_and_show(options: argparse.Namespace) -> int:
+    """Compares, prints the table and the verdict, says where the page is."""
+    sources = options.sources
+    runs = len(sources) > 1 or (Path(sources[0]) / "config.json").is_file()
+    given = {name: getattr(options, name) for name in SOURCE_FLAGS if getattr(options, name) is not None}
+    comparison = compare(
+        sources if runs else sources[0],
+        models=options.models.split(",") if options.models else None,
+        budget=options.budget,
+        seeds=options.seeds,
+        condition=options.condition,
+        out=options.out,
+        seed=options.seed,
+        device=options.device,
+        watch=LiveTable(quiet=options.quiet),
+        **given,
+    )
+    console = page()
+    console.print(comparison.table())
+    if not options.quiet:
+        for line in comparison.verdict():
+            console.print(f"- {line}", highlight=False)
+    console.print(f"report: {comparison.folder / 'report.html'}", highlight=False, soft_wrap=True)
+    if options.json:
+        write_json(Path(options.json), comparison.to_json())
+    return 0

@@ -1,0 +1,62 @@
+"""Two outcomes, or a table of them."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Generator, Tensor
+from torch.nn.functional import logsigmoid
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    """0 or 1: p(1) = sigmoid(logits), for each element."""
+
+    logits: Float[Tensor, "*B"]
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) of each element, nats; x broadcasts against the logits."""
+        return logsigmoid((2 * x.to(self.logits.dtype) - 1) * self.logits)
+
+    def sample(self, *, generator: Generator) -> Integer[Tensor, "*B"]:
+        """One draw of each element."""
+        u = torch.rand(self.logits.shape, generator=generator, device=self.logits.device, dtype=self.logits.dtype)
+        return (u < self.mean).to(torch.uint8)
+
+    @property
+    def mode(self) -> Integer[Tensor, "*B"]:
+        """The likelier outcome."""
+        return (self.logits > 0).to(torch.uint8)
+
+    @property
+    def mean(self) -> Float[Tensor, "*B"]:
+        """p(1)."""
+        return self.logits.sigmoid()
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """Levels 0 .. V-1: p(k) = softmax(logits)_k over the last axis."""
+
+    logits: Float[Tensor, "*B V"]
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) of each element, nats; x broadcasts against the logits without their last axis."""
+        log_p = self.logits.log_softmax(-1)
+        x, _ = torch.broadcast_tensors(x.long(), log_p[..., 0])
+        return log_p.expand(*x.shape, -1).gather(-1, x[..., None])[..., 0]
+
+    def sample(self, *, generator: Generator) -> Integer[Tensor, "*B"]:
+        """One draw of each element."""
+        p = self.logits.softmax(-1)
+        return torch.multinomial(p.flatten(0, -2), 1, generator=generator).view(p.shape[:-1])
+
+    @property
+    def mode(self) -> Integer[Tensor, "*B"]:
+        """The likeliest level."""
+        return self.logits.argmax(-1)
+
+    @property
+    def mean(self) -> Float[Tensor, "*B"]:
+        """The expected level."""
+        return self.logits.softmax(-1) @ torch.arange(self.logits.shape[-1]).to(self.logits)

@@ -1,0 +1,154 @@
+"""From what a network puts out to a distribution over one observation, chosen by the domain."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+from torch.nn.functional import softplus
+
+from pofx.distributions.discrete import Bernoulli, Categorical
+from pofx.distributions.logistic import DiscretisedLogistic, DiscretisedLogisticMixture
+from pofx.distributions.normal import Normal
+from pofx.domains import Domain, Images, Vectors
+from pofx.errors import Unusable
+from pofx.nn.standardise import Standardise
+
+Kind = Literal["auto", "bernoulli", "categorical", "logistic", "normal"]
+
+
+@dataclass(frozen=True)
+class Independent:
+    """A distribution over observations of a domain whose dimensions are independent, each by ``base``."""
+
+    base: Any
+    domain: Domain
+
+    def log_prob(self, x: Tensor) -> Float[Tensor, "*B"]:
+        """log p(x), nats per observation: summed over the observation's dimensions."""
+        return self.base.log_prob(x).flatten(-len(self.domain.shape)).sum(-1)
+
+    def sample(self, *, generator: Generator) -> Tensor:
+        """One draw, canonical."""
+        return self.base.sample(generator=generator).to(self.domain.dtype)
+
+    @property
+    def mode(self) -> Tensor:
+        """The likeliest value of each dimension, canonical."""
+        return self.base.mode.to(self.domain.dtype)
+
+    @property
+    def mean(self) -> Tensor:
+        """The expected value of each dimension, canonical: integer levels are rounded."""
+        mean = self.base.mean
+        return mean.to(self.domain.dtype) if self.domain.dtype.is_floating_point else mean.round().to(self.domain.dtype)
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """p(x | parameters): a call maps (*B, P, *shape) real numbers to an ``Independent`` over canonical x.
+
+    Args:
+        domain: what one observation is.
+        kind: "bernoulli" (2 levels), "categorical" (a probability per level), "logistic" (discretised, or a mixture of
+            them) or "normal" (mean and variance).
+        mixtures: M, how many logistics are mixed.
+        standardise: of vectors; the parameters are in its units, the distribution in x's own.
+    """
+
+    domain: Images | Vectors
+    kind: Kind
+    mixtures: int = 1
+    standardise: Standardise | None = None
+
+    @property
+    def levels(self) -> int:
+        """Of a picture."""
+        return getattr(self.domain, "levels", None) or 0
+
+    @property
+    def outputs(self) -> int:
+        """P, numbers per dimension."""
+        logistic = 2 if self.mixtures == 1 else 3 * self.mixtures
+        return {"bernoulli": 1, "categorical": self.levels, "logistic": logistic, "normal": 2}[self.kind]
+
+    def __call__(self, parameters: Float[Tensor, "..."]) -> Independent:
+        """The distribution over x."""
+        return Independent(self._base(parameters.movedim(-1 - len(self.domain.shape), 0)), self.domain)
+
+    def _base(self, p: Float[Tensor, "..."]) -> Bernoulli | Categorical | DiscretisedLogistic | Any:
+        if self.kind == "bernoulli":
+            return Bernoulli(p[0])
+        if self.kind == "categorical":
+            return Categorical(p.movedim(0, -1))
+        if self.kind == "normal":
+            return self._normal(p[0], _above(p[1], _LOWEST_LOG_VAR))
+        # A logistic much narrower than a bin is a point mass; narrower still would only lose the gradient.
+        lowest = math.log(2 / self.levels) - 3
+        if self.mixtures == 1:
+            return DiscretisedLogistic(p[0], _above(p[1], lowest), self.levels)
+        logits, mu, log_scale = p.chunk(3)
+        return DiscretisedLogisticMixture(logits, mu, _above(log_scale, lowest), self.levels)
+
+    def _normal(self, mu: Tensor, log_var: Tensor) -> Normal:
+        if self.standardise is None:
+            return Normal(mu, log_var)
+        return Normal(self.standardise.inverse(mu), log_var + 2 * self.standardise.scale.log())
+
+    @torch.no_grad()
+    def initial(self, x: Tensor) -> Float[Tensor, "P ..."]:
+        """Parameters (P, *shape) of x's own marginals, roughly: where a network's output bias starts."""
+        x = x[:8192]
+        if self.kind == "bernoulli":
+            return ((x.float().sum(0) + 0.5) / (len(x) + 1)).logit()[None]
+        if self.kind == "categorical":
+            counts = torch.stack([(x == k).float().sum(0) for k in range(self.levels)])
+            return ((counts + 1 / self.levels) / (len(x) + 1)).log()
+        y = self.domain.centre(x) if isinstance(self.domain, Images) else x
+        y = y if self.standardise is None else self.standardise(y)
+        mean, std = y.mean(0), y.std(0, correction=0).clamp(min=1e-2)
+        if self.kind == "normal":
+            # A quarter of the data's own width: at the whole of it there is nothing left for a latent to explain, and
+            # training stays there (posterior collapse; Lucas et al. 2019, arXiv:1911.02469).
+            return torch.stack([mean, 2 * (std / 4).log()])
+        spread = torch.linspace(-1, 1, self.mixtures).to(y).view(-1, *[1] * mean.ndim) * (self.mixtures > 1)
+        # A logistic's standard deviation is 1.8 times its scale.
+        mu, log_scale = mean + spread * std, (std / (1.8 * self.mixtures)).log().expand(self.mixtures, *mean.shape)
+        return torch.cat([mu, log_scale] if self.mixtures == 1 else [torch.zeros_like(mu), mu, log_scale])
+
+
+# The narrowest normal has a standard deviation of exp(-6) = 0.0025 of the data's own.
+_LOWEST_LOG_VAR = -12.0
+
+
+def likelihood(
+    domain: Images | Vectors, kind: Kind = "auto", *, mixtures: int = 1, standardise: Standardise | None = None
+) -> Likelihood:
+    """The likelihood of a domain: Bernoulli for 2 levels, discretised logistics for more, else a normal.
+
+    Raises:
+        Unusable: the kind does not fit the domain.
+    """
+    levels = domain.levels if isinstance(domain, Images) else None
+    suits = _suits(levels)
+    kind = suits[0] if kind == "auto" else kind
+    if kind not in suits:
+        what = f"pictures of {levels} levels" if levels else "continuous values"
+        raise Unusable(f"the likelihood of {what} is one of {', '.join(suits)}, got {kind!r}; leave it at 'auto'")
+    if mixtures < 1:
+        raise Unusable(f"mixtures must be at least 1, got {mixtures}")
+    return Likelihood(domain, kind, mixtures, standardise)
+
+
+def _suits(levels: int | None) -> tuple[Kind, ...]:
+    """The kinds that fit, the default first."""
+    if levels is None:
+        return ("normal",)
+    return ("bernoulli", "categorical", "logistic") if levels == 2 else ("logistic", "categorical")
+
+
+def _above(raw: Tensor, lowest: float) -> Tensor:
+    """raw, bent smoothly to stay above ``lowest``: a hard bound would end the gradient."""
+    return lowest + softplus(raw - lowest)

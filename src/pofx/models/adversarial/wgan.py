@@ -1,0 +1,241 @@
+"""Generator against critic: the Wasserstein GAN with a gradient penalty."""
+
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from pofx.conditions import Condition, expand, rows_for
+from pofx.domains import Images, Vectors, require
+from pofx.errors import Unusable
+from pofx.nn.conv import ConvDecoder, ConvEncoder
+from pofx.nn.mlp import MLP, ConditionEmbedding
+from pofx.nn.standardise import Standardise
+from pofx.protocols import Loss, Turn
+from pofx.randomness import stream
+
+Network = Literal["auto", "mlp", "conv"]
+EMBEDDING = 32
+
+
+class WGAN(nn.Module):
+    r"""Wasserstein GAN with gradient penalty: it samples, and has no likelihood.
+
+    The critic f estimates the Wasserstein-1 distance $\max_{\|f\|_{Lip} \le 1} E_x[f(x)] - E_z[f(g(z))]$ that the
+    generator g descends; a penalty on $|\nabla f|$ between real and generated points keeps f near 1-Lipschitz.
+    Inside, pictures are dequantised to [-1, 1) and vectors standardised; g's output is quantised only in ``sample``.
+
+    Source: Gulrajani et al. 2017, arXiv:1704.00028, eq. (3); the condition enters the critic by projection, Miyato and
+    Koyama 2018, arXiv:1802.05637, eq. (3).
+
+    Args:
+        latent_dim: K, size of the noise z that a sample is made from.
+        hidden: sizes of the hidden layers of both networks; of "conv", the last one is the size of the features.
+        network: "mlp", "conv" (pictures only), or "auto": conv for pictures larger than 8 x 8.
+        width: channels of the first convolution.
+        critic_steps: steps of the critic for each of the generator.
+        penalty: lambda, weight of the gradient penalty.
+        penalised: share of each batch on which the penalty is computed; it costs more than the rest of the step.
+    """
+
+    def __init__(
+        self,
+        domain: Images | Vectors,
+        *,
+        condition: Condition | None = None,
+        latent_dim: int = 16,
+        hidden: tuple[int, ...] = (192, 192),
+        network: Network = "auto",
+        width: int = 32,
+        critic_steps: int = 3,
+        penalty: float = 1.0,
+        penalised: float = 1.0,
+    ) -> None:
+        super().__init__()
+        require("wgan-gp", domain, Images, Vectors)
+        _check(domain, latent_dim, hidden, network, width, critic_steps, penalty, penalised)
+        self.domain, self.condition = domain, condition
+        self.latent_dim, self.critic_steps, self.penalty, self.penalised = latent_dim, critic_steps, penalty, penalised
+        large = isinstance(domain, Images) and max(domain.height, domain.width) > 8
+        conv = width if network == "conv" or (network == "auto" and large) else None
+        self.generator = _Generator(domain, condition, latent_dim, hidden, conv)
+        self.critic = _Critic(domain, condition, hidden, conv)
+        self.standardise = Standardise(domain.dim) if isinstance(domain, Vectors) else None
+        self.recipe = _recipe(domain, conv is not None)
+
+    def adapt(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator) -> None:
+        """Takes mean and scale of vectors from the training split; pictures need neither."""
+        if self.standardise is not None:
+            self.standardise.adapt(x)
+
+    def turns(self) -> tuple[Turn, ...]:
+        """The critic moves ``critic_steps`` times, then the generator once.
+
+        Without momentum: the opponent moves too, so old gradients point to where the game no longer is.
+        """
+        momenta = {"beta1": 0.0, "beta2": 0.9}
+        return (
+            Turn("critic", tuple(self.critic.parameters()), self.critic_loss, self.critic_steps, optimiser=momenta),
+            Turn("generator", tuple(self.generator.parameters()), self.generator_loss, fresh=False, optimiser=momenta),
+        )
+
+    def critic_loss(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator) -> Loss:
+        r"""E[f(fake)] - E[f(real)] + lambda E[(|grad f(x_hat)| - 1)^2], x_hat between a real and a fake point."""
+        c = self._given(x, condition)
+        real = self._inside(x, generator)
+        with torch.no_grad():
+            fake = self.generator(self._noise(len(x), generator), c)
+        f_real, f_fake = self.critic(torch.cat([real, fake]), None if c is None else torch.cat([c, c])).chunk(2)
+        gap = f_real.mean() - f_fake.mean()
+        slope = self._slope(real, fake, c, generator)
+        penalty = (slope - 1).square().mean()
+        return Loss(self.penalty * penalty - gap, {"gap": gap, "gradient_norm": slope.mean()})
+
+    def generator_loss(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator) -> Loss:
+        """-E[f(fake)], fakes of the batch's size and conditions; x itself is not looked at."""
+        c = self._given(x, condition)
+        loss = -self.critic(self.generator(self._noise(len(x), generator), c), c).mean()
+        return Loss(loss, {"generator": loss})
+
+    def sample(
+        self, n: int, condition: Tensor | None = None, *, generator: Generator, truncation: float = 1.0
+    ) -> Tensor:
+        """n observations g(z), z ~ truncation * N(0, I); below 1, more typical and less varied ones."""
+        c = rows_for(self.condition, condition, n, generator=generator)
+        y = self.generator(truncation * self._noise(n, generator), c)
+        if self.standardise is None:
+            return self.domain.quantise(y)  # type: ignore[union-attr]
+        return self.standardise.inverse(y)
+
+    def features(self, x: Tensor) -> Float[Tensor, "B F"]:
+        """The critic's last hidden layer, (B, hidden[-1]); it does not depend on the condition."""
+        return self.critic.hidden(self._centred(x))
+
+    @torch.no_grad()
+    def meters(self, x: Tensor, condition: Tensor | None = None) -> dict[str, Tensor]:
+        """The critic's gap between real and generated points, and the norm of its gradient (1 is right)."""
+        rng = stream(0, "meters", device=x.device)
+        parts = self.critic_loss(x, condition, generator=rng).parts
+        return {name: value.detach() for name, value in parts.items()}
+
+    def _slope(self, real: Tensor, fake: Tensor, c: Tensor | None, generator: Generator) -> Float[Tensor, "b"]:
+        """|grad_x_hat f(x_hat)| for the penalised share of the batch, differentiable in f's parameters."""
+        b = max(1, round(self.penalised * len(real)))
+        epsilon = torch.rand(b, *[1] * (real.ndim - 1), generator=generator, device=real.device)
+        with torch.enable_grad():
+            x_hat = torch.lerp(fake[:b], real[:b], epsilon.to(real)).requires_grad_()
+            f = self.critic(x_hat, None if c is None else c[:b])
+            (gradient,) = torch.autograd.grad(f.sum(), x_hat, create_graph=True)
+            # the small term keeps the root differentiable where f is flat
+            return (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()
+
+    def _noise(self, n: int, generator: Generator) -> Float[Tensor, "n K"]:
+        z = torch.randn(n, self.latent_dim, generator=generator, device=generator.device)
+        return z.to(self.critic.head.weight)
+
+    def _inside(self, x: Tensor, generator: Generator) -> Tensor:
+        """Real data as the critic sees them."""
+        if isinstance(self.domain, Images):
+            return self.domain.dequantise(x, generator=generator).to(self.critic.head.weight)
+        return self._centred(x)
+
+    def _centred(self, x: Tensor) -> Tensor:
+        y = self.domain.centre(x) if self.standardise is None else self.standardise(x)  # type: ignore[union-attr]
+        return y.to(self.critic.head.weight)
+
+    def _given(self, x: Tensor, condition: Tensor | None) -> Tensor | None:
+        if self.condition is not None and condition is None:
+            raise Unusable("a conditional wgan-gp learns from pairs, got no condition; give one row per observation")
+        return expand(self.condition, condition, len(x))
+
+
+class _Generator(nn.Module):
+    """g: noise z and a condition to a point; pictures in (-1, 1) by tanh, what is continuous without bounds."""
+
+    def __init__(
+        self,
+        domain: Images | Vectors,
+        condition: Condition | None,
+        latent_dim: int,
+        hidden: tuple[int, ...],
+        conv: int | None,
+    ) -> None:
+        super().__init__()
+        self.shape = domain.shape
+        self.bounded = isinstance(domain, Images) and domain.levels is not None
+        self.embedding = None if condition is None else ConditionEmbedding(condition, EMBEDDING)
+        context = 0 if condition is None else EMBEDDING
+        self.network: nn.Module
+        if conv is None or isinstance(domain, Vectors):
+            self.network = MLP(latent_dim, hidden, domain.dims, context=context)
+        else:
+            self.network = ConvDecoder(domain, latent_dim, width=conv, context=context)
+
+    def forward(self, z: Float[Tensor, "B K"], c: Tensor | None) -> Float[Tensor, "B ..."]:
+        context = None if self.embedding is None else self.embedding(c)
+        y = self.network(z, context).view(-1, *self.shape)
+        return y.tanh() if self.bounded else y
+
+
+class _Critic(nn.Module):
+    """f(x, c) = w . h(x) + b + e(c) . h(x): without batch norm, which would tie the points of a batch together."""
+
+    def __init__(
+        self, domain: Images | Vectors, condition: Condition | None, hidden: tuple[int, ...], conv: int | None
+    ) -> None:
+        super().__init__()
+        self.trunk: nn.Module
+        if conv is None or isinstance(domain, Vectors):
+            self.trunk = nn.Sequential(nn.Flatten(), MLP(domain.dims, hidden[:-1], hidden[-1]))
+        else:
+            self.trunk = ConvEncoder(domain, hidden[-1], width=conv, norm=False)
+        self.activation = nn.SiLU()
+        self.head = nn.Linear(hidden[-1], 1)
+        self.embedding = None if condition is None else ConditionEmbedding(condition, EMBEDDING)
+        self.project = None if condition is None else nn.Linear(EMBEDDING, hidden[-1], bias=False)
+
+    def hidden(self, y: Tensor) -> Float[Tensor, "B F"]:
+        """h(x)."""
+        return self.activation(self.trunk(y))
+
+    def forward(self, y: Tensor, c: Tensor | None) -> Float[Tensor, "B"]:
+        h = self.hidden(y)
+        f = self.head(h).squeeze(1)
+        if self.embedding is None or self.project is None:
+            return f
+        return f + (self.project(self.embedding(c)) * h).sum(1)
+
+
+def _recipe(domain: Images | Vectors, conv: bool) -> dict[str, Any]:
+    shared = {"optimiser": "adam", "schedule": "cosine", "clip": 0.0, "ema": 0.1}
+    if conv:
+        return shared | {"batch_size": 64, "learning_rate": 1e-3}
+    if isinstance(domain, Vectors):
+        return shared | {"batch_size": 256, "learning_rate": 1e-3}
+    return shared | {"batch_size": 64, "learning_rate": 2e-3}
+
+
+def _check(
+    domain: Images | Vectors,
+    latent_dim: int,
+    hidden: tuple[int, ...],
+    network: str,
+    width: int,
+    critic_steps: int,
+    penalty: float,
+    penalised: float,
+) -> None:
+    if network not in get_args(Network):
+        raise Unusable(f"wgan-gp's network is one of {', '.join(get_args(Network))}, got {network!r}")
+    if network == "conv" and not isinstance(domain, Images):
+        raise Unusable(f"wgan-gp's network 'conv' needs images, got {domain.kind}; take 'mlp' or 'auto'")
+    if not hidden or min(hidden) < 1:
+        raise Unusable(f"wgan-gp needs one or more hidden sizes of at least 1, got {hidden}; (192, 192) is usual")
+    for name, value in (("latent_dim", latent_dim), ("width", width), ("critic_steps", critic_steps)):
+        if value < 1:
+            raise Unusable(f"wgan-gp needs {name} of at least 1, got {value}; leave it out for the default")
+    if not penalty > 0:
+        raise Unusable(f"wgan-gp needs a penalty above 0, got {penalty}; 1 to 10 is usual")
+    if not 0 < penalised <= 1:
+        raise Unusable(f"wgan-gp needs penalised in (0, 1], got {penalised}; it is a share of the batch")

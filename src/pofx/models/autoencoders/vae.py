@@ -1,0 +1,271 @@
+"""The variational autoencoder: a Gaussian latent, an amortised posterior, a likelihood chosen by the domain."""
+
+import math
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from pofx.conditions import Condition, drop, expand, marginal, rows_for
+from pofx.distributions import DiagonalNormal, Independent, Likelihood, likelihood, standard_normal_log_prob
+from pofx.domains import Images, Vectors, require
+from pofx.errors import Unusable
+from pofx.nn.conv import ConvDecoder, ConvEncoder
+from pofx.nn.mlp import MLP, ConditionEmbedding
+from pofx.nn.standardise import Standardise
+from pofx.protocols import Loss
+
+# Numbers held at once for each of a decoder's outputs while a bound of many samples is computed.
+_CHUNK = 2**24
+
+
+class VAE(nn.Module):
+    r"""Variational autoencoder: p(x) = E_{z ~ N(0, I)}[p(x|z)], with q(z|x) = N(mu(x), diag sigma^2(x)).
+
+    Maximises $L(x) = E_{q(z|x)}[\log p(x|z)] - KL(q(z|x) \| p(z)) \le \log p(x)$, in nats per observation; with
+    ``importance`` K > 1 the tighter $E[\log \frac1K \sum_k p(x|z_k) p(z_k) / q(z_k|x)]$, $z_k \sim q(z|x)$.
+
+    Source: Kingma and Welling 2014, arXiv:1312.6114, eq. (3); K > 1: Burda et al. 2016, arXiv:1509.00519, eq. (8).
+
+    Args:
+        latent_dim: size of the latent z; None: as many as x has, but at least 2 and at most 16.
+        hidden: sizes of the MLPs' hidden layers; the decoder's are reversed.
+        network: "mlp", "conv" (pictures only), or "auto": convolutions for pictures above 16x16.
+        width: channels of the first convolution.
+        likelihood: "auto" is Bernoulli for 2 levels, discretised logistics for more, a normal for real numbers.
+        mixtures: logistics mixed for each pixel; None: 1 up to 32 levels, else 3.
+        beta: weight of the KL term (1 is the bound; Higgins et al. 2017).
+        importance: K, samples of z per observation in the training bound.
+        drop: share of the conditions hidden in training, so that x can be encoded without its condition.
+    """
+
+    def __init__(
+        self,
+        domain: Images | Vectors,
+        *,
+        condition: Condition | None = None,
+        latent_dim: int | None = None,
+        hidden: tuple[int, ...] = (256, 256),
+        network: Literal["auto", "mlp", "conv"] = "auto",
+        width: int = 32,
+        likelihood: Literal["auto", "bernoulli", "categorical", "logistic", "normal"] = "auto",
+        mixtures: int | None = None,
+        beta: float = 1.0,
+        importance: int = 1,
+        free_nats: float = 0.0,
+        drop: float = 0.1,
+    ) -> None:
+        super().__init__()
+        require("vae", domain, Images, Vectors)
+        _check_arguments(domain, latent_dim, hidden, network, width, mixtures, beta, importance, drop)
+        self.domain, self.condition = domain, condition
+        self.latent_dim = latent_dim or min(16, max(2, domain.dims))
+        self.beta, self.importance, self.free_nats, self.drop = beta, importance, free_nats, drop
+        self.standardise = Standardise(domain.dim) if isinstance(domain, Vectors) else None
+        self.p = _head(domain, likelihood, mixtures, self.standardise)
+        conv = network == "conv" or (network == "auto" and _suits_conv(domain))
+        context = 0 if condition is None else 64
+        self.embedding = ConditionEmbedding(condition, context) if condition is not None else None
+        if conv and isinstance(domain, Images):
+            self.encoder: nn.Module = ConvEncoder(domain, 2 * self.latent_dim, width=width, context=context)
+            channels = self.p.outputs * domain.channels
+            self.decoder: nn.Module = ConvDecoder(
+                domain, self.latent_dim, channels=channels, width=width, context=context
+            )
+        else:
+            self.encoder = MLP(domain.dims, hidden, 2 * self.latent_dim, context=context)
+            self.decoder = MLP(self.latent_dim, hidden[::-1], self.p.outputs * domain.dims, context=context)
+        # A bias for every output, also of a convolution: it starts at the marginals of the training split.
+        self.bias = nn.Parameter(torch.zeros(self.p.outputs * domain.dims))
+        self.recipe = _recipe(domain, conv)
+
+    @torch.no_grad()
+    def adapt(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator) -> None:
+        """Takes the units of vectors, and where the decoder's outputs start, from the training split."""
+        if self.standardise is not None:
+            self.standardise.adapt(x)
+        self.bias.copy_(self.p.initial(x).flatten())
+
+    def q(self, x: Tensor, condition: Tensor | None = None) -> DiagonalNormal:
+        """q(z|x): (B, latent_dim). A condition that is not given is the null."""
+        y = self._inside(x)
+        y = y if isinstance(self.encoder, ConvEncoder) else y.flatten(1)
+        mu, log_var = self.encoder(y, self._context(condition, len(x))).chunk(2, dim=-1)
+        return DiagonalNormal(mu, log_var)
+
+    def decode(self, z: Float[Tensor, "*B K"], condition: Tensor | None = None) -> Independent:
+        """p(x|z), with ``log_prob``, ``sample``, ``mode``; a condition has one row for all or one for each in B."""
+        context = self._context(condition, z.shape[-2])
+        if isinstance(self.decoder, ConvDecoder):
+            flat = None if context is None else context.expand(*z.shape[:-1], -1).flatten(0, -2)
+            out = self.decoder(z.flatten(0, -2), flat).flatten(1)
+        else:
+            out = self.decoder(z, context)
+        return self.p((out + self.bias).view(*z.shape[:-1], self.p.outputs, *self.domain.shape))
+
+    def loss(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator) -> Loss:
+        """The negative bound, nats per observation, from ``importance`` samples of z."""
+        c = self._dropped(condition, len(x), generator=generator)
+        q = self.q(x, c)
+        z = q.rsample(self.importance, generator=generator)
+        log_p, rates = self.decode(z, c).log_prob(x), q.kl_to_standard_normal().mean(0)
+        parts = {"reconstruction": -log_p.mean(), "rate": rates.sum()}
+        idle = (self.free_nats - rates).clamp(min=0).sum()
+        if self.importance == 1:
+            return Loss(parts["reconstruction"] + self.beta * (rates.sum() + idle), parts)
+        log_w = log_p + standard_normal_log_prob(z) - q.log_prob(z)
+        return Loss(idle - _log_mean_exp(log_w).mean(), parts)
+
+    def elbo(
+        self, x: Tensor, condition: Tensor | None = None, *, samples: int = 1, generator: Generator
+    ) -> Float[Tensor, "B"]:
+        """log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|x), K = ``samples``: in expectation at most log p(x), nats.
+
+        Without the condition of a model that has classes: log sum_c p(c) exp(elbo(x, c)), a bound of the marginal.
+
+        Raises:
+            Unusable: a condition is needed that is not given, or ``samples`` is not positive.
+        """
+        if samples < 1:
+            raise Unusable(f"a bound needs at least 1 sample, got {samples}; leave it out for 1")
+        if self.condition is not None and condition is None:
+            return marginal(
+                self.condition, x, lambda c: self.elbo(x, c, samples=samples, generator=generator), what="the bound"
+            )
+        c = expand(self.condition, condition, len(x))
+        q = self.q(x, c)
+        chunk = max(1, _CHUNK // (len(x) * max(256, len(self.bias))))
+        parts = []
+        for start in range(0, samples, chunk):
+            z = q.rsample(min(chunk, samples - start), generator=generator)
+            log_w = self.decode(z, c).log_prob(x) + standard_normal_log_prob(z) - q.log_prob(z)
+            parts.append(log_w.logsumexp(0))
+        return torch.stack(parts).logsumexp(0) - math.log(samples)
+
+    @torch.no_grad()
+    def sample(self, n: int, condition: Tensor | None = None, *, generator: Generator, mean: bool = False) -> Tensor:
+        """n observations, noise of the likelihood included.
+
+        Args:
+            condition: None draws it by training frequency.
+            mean: show the expected x of each z in place of a draw (not a sample of the model).
+        """
+        c = rows_for(self.condition, condition, n, generator=generator)
+        z = torch.randn((n, self.latent_dim), generator=generator, device=self.bias.device, dtype=self.bias.dtype)
+        p = self.decode(z, c)
+        return p.mean if mean else p.sample(generator=generator)
+
+    def encode(
+        self, x: Tensor, condition: Tensor | None = None, *, generator: Generator | None = None
+    ) -> Float[Tensor, "B K"]:
+        """z: a draw of q(z|x), or its mode without a generator."""
+        q = self.q(x, condition)
+        return q.mu if generator is None else q.rsample(1, generator=generator)[0]
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        """x through the latent and back: the likeliest x of the likeliest z, or with a generator a draw of each."""
+        p = self.decode(self.encode(x, condition, generator=generator), condition)
+        return p.mode if generator is None else p.sample(generator=generator)
+
+    @torch.no_grad()
+    def interpolate(self, x_a: Tensor, x_b: Tensor, steps: int = 8, condition: Tensor | None = None) -> Tensor:
+        """(steps, B, ...) from the reconstruction of x_a to that of x_b, along the line between their latents."""
+        if steps < 2:
+            raise Unusable(f"an interpolation needs at least 2 steps, got {steps}; leave it out for 8")
+        z_a, z_b = self.encode(x_a, condition), self.encode(x_b, condition)
+        t = torch.linspace(0, 1, steps, dtype=z_a.dtype, device=z_a.device)[:, None, None]
+        return self.decode(torch.lerp(z_a, z_b, t), condition).mode
+
+    def features(self, x: Tensor) -> Float[Tensor, "B K"]:
+        """The mean of q(z|x), without a condition: what a probe reads."""
+        return self.q(x).mu
+
+    @torch.no_grad()
+    def meters(self, x: Tensor, condition: Tensor | None = None) -> dict[str, Tensor]:
+        """How much of the latent is used: KL per dimension, nats, and the share of units that move with x.
+
+        A unit is active if the variance of its posterior mean over x is above 0.01 (Burda et al. 2016, section 5.2).
+        """
+        q = self.q(x, condition)
+        rate = q.kl_to_standard_normal().mean(0)
+        active = (q.mu.var(0, correction=0) > 0.01).to(rate.dtype)
+        return {
+            "rate": rate.sum(),
+            "rate_smallest": rate.min(),
+            "rate_largest": rate.max(),
+            "active_units": active.sum(),
+            "active_share": active.mean(),
+        }
+
+    def _inside(self, x: Tensor) -> Tensor:
+        """Pictures in [-1, 1], vectors standardised: what the encoder reads."""
+        if isinstance(self.domain, Images):
+            return self.domain.centre(x).to(self.bias.dtype)
+        return x if self.standardise is None else self.standardise(x)
+
+    def _context(self, condition: Tensor | None, n: int) -> Tensor | None:
+        if self.embedding is None or self.condition is None:
+            expand(self.condition, condition, n)
+            return None
+        c = self.condition.null(n).to(self.bias.device) if condition is None else condition
+        rows = expand(self.condition, c, n)
+        return None if rows is None else self.embedding(rows)
+
+    def _dropped(self, condition: Tensor | None, n: int, *, generator: Generator) -> Tensor | None:
+        c = expand(self.condition, condition, n)
+        if self.condition is None or c is None or not self.drop:
+            return c
+        return drop(self.condition, c, self.drop, generator=generator)
+
+
+def _log_mean_exp(log_w: Float[Tensor, "K B"]) -> Float[Tensor, "B"]:
+    return log_w.logsumexp(0) - math.log(len(log_w))
+
+
+def _head(domain: Images | Vectors, kind: Any, mixtures: int | None, standardise: Standardise | None) -> Likelihood:
+    few = isinstance(domain, Vectors) or domain.levels is None or domain.levels <= 32
+    return likelihood(domain, kind, mixtures=mixtures or (1 if few else 3), standardise=standardise)
+
+
+def _suits_conv(domain: Images | Vectors) -> bool:
+    return isinstance(domain, Images) and min(domain.height, domain.width) > 16
+
+
+def _recipe(domain: Images | Vectors, conv: bool) -> dict[str, Any]:
+    """Training settings that served: vectors, small pictures (which overfit), larger ones."""
+    if isinstance(domain, Vectors):
+        return {"batch_size": 512, "learning_rate": 2e-3, "ema": 0.05}
+    if not conv:
+        return {"batch_size": 128, "learning_rate": 1.5e-3, "weight_decay": 0.3}
+    return {"batch_size": 128, "learning_rate": 2e-3, "weight_decay": 0.01}
+
+
+def _check_arguments(
+    domain: Images | Vectors,
+    latent_dim: int | None,
+    hidden: tuple[int, ...],
+    network: str,
+    width: int,
+    mixtures: int | None,
+    beta: float,
+    importance: int,
+    drop: float,
+) -> None:
+    sizes = {"latent_dim": latent_dim, "width": width, "mixtures": mixtures, "importance": importance}
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise Unusable(f"{name} must be at least 1, got {size}; leave it out for the default")
+    if not hidden or min(hidden) < 1:
+        raise Unusable(f"hidden must be positive sizes, got {hidden}; leave it out for the default")
+    if network not in ("auto", "mlp", "conv"):
+        raise Unusable(f"network must be auto, mlp or conv, got {network!r}; leave it out for auto")
+    if network == "conv" and not isinstance(domain, Images):
+        raise Unusable(f"network 'conv' reads pictures, but the data are {domain.kind}; use mlp")
+    if beta < 0:
+        raise Unusable(f"beta must be at least 0, got {beta}; leave it out for 1")
+    if importance > 1 and beta != 1:
+        raise Unusable(f"importance above 1 has no separate KL term to weigh, got beta {beta}; leave one of them out")
+    if not 0 <= drop < 1:
+        raise Unusable(f"drop must be in [0, 1), got {drop}; leave it out for 0.1")

@@ -1,0 +1,65 @@
+"""An observation as one sequence of symbols, and back: what a model that goes symbol by symbol reads."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pofx.domains import Domain, Images, Tokens, require
+from pofx.errors import Unusable
+
+
+class SymbolSequence:
+    """T symbols out of V. Tokens are one already; a picture is read by row, column, channel: T = H * W * C.
+
+    Args:
+        name: of the model that asks, for the message.
+        domain: tokens, or pictures of integer levels.
+
+    Raises:
+        Unusable: vectors, or pictures without levels.
+    """
+
+    def __init__(self, name: str, domain: Domain) -> None:
+        require(name, domain, Tokens, Images)
+        assert isinstance(domain, Tokens | Images)
+        self.domain = domain
+        self.length = domain.dims
+        self.end = domain.end if isinstance(domain, Tokens) else None
+        vocabulary = domain.vocabulary if isinstance(domain, Tokens) else domain.levels
+        if vocabulary is None:
+            raise Unusable(f"{name} takes pictures of integer levels, got continuous ones; give the picture levels")
+        self.vocabulary = vocabulary
+
+    @property
+    def places(self) -> Int[Tensor, "T A"]:
+        """Where each symbol stands: (t,) in tokens; (row, column, channel) in a picture."""
+        t = torch.arange(self.length)
+        if isinstance(self.domain, Tokens):
+            return t[:, None]
+        width, channels = self.domain.width, self.domain.channels
+        return torch.stack([t // (width * channels), t // channels % width, t % channels], dim=1)
+
+    def read(self, x: Tensor) -> Tensor:
+        """Observations (B, ...) to sequences (B, T), of the same dtype."""
+        return x if isinstance(self.domain, Tokens) else x.permute(0, 2, 3, 1).flatten(1)
+
+    def write(self, s: Int[Tensor, "B T"]) -> Tensor:
+        """Sequences (B, T) to canonical observations (B, ...)."""
+        if isinstance(self.domain, Tokens):
+            return s
+        rows = s.unflatten(1, (self.domain.height, self.domain.width, self.domain.channels))
+        return rows.permute(0, 3, 1, 2).to(self.domain.dtype).contiguous()
+
+    def ended(self, s: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+        """Whether the end has come before each symbol: from there on all is padding."""
+        if self.end is None:
+            return torch.zeros_like(s, dtype=torch.bool)
+        ends = s == self.end
+        return ends.cumsum(1) - ends.to(torch.int64) > 0
+
+    def given_end(self, s: Int[Tensor, "B T"], log_p: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+        """``log_p`` of each symbol, but after the end only the end follows, with probability one."""
+        if self.end is None:
+            return log_p
+        padding = torch.zeros_like(log_p).masked_fill(s != self.end, -torch.inf)
+        return torch.where(self.ended(s), padding, log_p)

@@ -1,0 +1,351 @@
+"""What the figures of a comparison prove, in sentences; where they prove nothing, that.
+
+The rules. Two figures are ranked only if they answer the same question in the same way (``Score.comparable``), or if a
+guaranteed side settles it: a lower bound above another model's exact value proves superiority, never the reverse. A gap
+counts only beyond twice its standard error and beyond the spread of the seeds. Baselines and codecs are there to be
+beaten and win nothing. A sampler that repeats its training data is named, not ranked.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from pofx.domains import Domain, Vectors, in_unit
+from pofx.evaluate.score import Score
+from pofx.report.rows import Row, decided, is_likelihood
+
+Relation = Literal["better", "worse", "close", "unranked"]
+Entrant = tuple[Row, Score]
+
+SAMPLE_METRICS = ("kernel", "frechet", "wasserstein", "coverage", "accuracy")
+FEW = 1000  # held-out observations below which a reader is told what cannot be seen
+FEWEST = 50  # below which a figure's own error bar is a guess, and it is not ranked
+
+
+def verdict(rows: Sequence[Row], domain: Domain) -> list[str]:
+    """The sentences, most important first."""
+    return [
+        *_summary(rows),
+        *_likelihoods(rows, domain),
+        *_against_baselines(rows, domain),
+        *_samples(rows, domain),
+        *_memorised(rows),
+        *_thin(rows, domain),
+        *(f"{row.name} failed: {row.reason}." for row in rows if row.status == "failed"),
+    ]
+
+
+def relation(a: Entrant, b: Entrant) -> Relation:
+    """How a stands to b: "unranked" where their kinds, conditions, splits or biases allow no ranking."""
+    (row_a, s), (row_b, t) = a, b
+    if min(s.n, t.n) < FEWEST or (_sized(s) and not 0.8 < s.n / max(1, t.n) < 1.25):
+        return "unranked"
+    sign = -1.0 if s.better == "lower" else 1.0
+    gap = sign * (s.value - t.value)
+    settled = decided(row_a, s, row_b, t)
+    if s.comparable(t):
+        return ("better" if gap > 0 else "worse") if settled else "close"
+    if settled and gap > 0 and _guarantees(s, t):
+        return "better"
+    if settled and gap < 0 and _guarantees(t, s):
+        return "worse"
+    return "unranked"
+
+
+def _sized(score: Score) -> bool:
+    """Whether a figure of this kind moves with n, as all two-sample statistics but the unbiased ones do."""
+    return score.kind == "statistic" and any(word in score.metric for word in ("frechet", "wasserstein", "coverage"))
+
+
+def _guarantees(s: Score, t: Score) -> bool:
+    """Whether the truth of s is surely at least s, and the truth of t is t: then s above t proves something."""
+    same = all(getattr(s, a) == getattr(t, a) for a in ("metric", "unit", "given", "split"))
+    return same and s.kind in ("exact", "lower bound") and t.kind == "exact" and not (s.bias or t.bias)
+
+
+def memorises(row: Row, rows: Sequence[Row]) -> bool:
+    """Samples far nearer to the training data than held-out data are: the ratio is nearer to a copy's than to one."""
+    ratio = row.find("memoris")
+    copied = next((r.find("memoris") for r in rows if r.name == "copy"), None)
+    middle = 0.5 if copied is None else (1 + min(copied.value, 1.0)) / 2
+    return ratio is not None and ratio.value + 2 * (ratio.stderr or 0.0) < middle
+
+
+def _summary(rows: Sequence[Row]) -> Iterator[str]:
+    """One sentence for who reads no further: the likelihood that most models have, and the first sample figure."""
+    answers = [entrants(rows, *question) for question in likelihood_questions(rows)]
+    told = max(([e for e in found if e[1].n >= FEWEST] for found in answers), key=len, default=[])
+    drawn = next((_ranked(rows, *question) for question in sample_questions(rows)), [])
+    by = [
+        _clause("likelihood", sorted(told, key=lambda e: -e[1].value)),
+        _clause(f"samples ({drawn[0][1].metric})" if drawn else "", drawn),
+    ]
+    said = "; ".join(clause for clause in by if clause)
+    if said:
+        yield said[:1].upper() + said[1:] + "."
+
+
+def _clause(what: str, ordered: Sequence[Entrant]) -> str:
+    """Who is best by one figure, or why that cannot be said."""
+    if not ordered:
+        return ""
+    ahead, *others = ordered
+    if not others:
+        return f"by {what}, {ahead[0].name} alone has a figure"
+    found = [(row.name, relation(ahead, (row, s))) for row, s in others]
+    close = [name for name, relation_ in found if relation_ == "close"]
+    unranked = [name for name, relation_ in found if relation_ == "unranked"]
+    if close:
+        return f"by {what}, {_and([ahead[0].name, *close])} are too close to tell"
+    if unranked:
+        return f"by {what}, {ahead[0].name} is ahead, which is not proven against {_and(unranked)}"
+    return f"by {what}, {ahead[0].name} is best"
+
+
+def _likelihoods(rows: Sequence[Row], domain: Domain) -> Iterator[str]:
+    """One paragraph for each thing that was given: who is ahead, and whether that is proven."""
+    for metric, given in likelihood_questions(rows):
+        told = entrants(rows, metric, given)
+        if not told:
+            continue
+        ahead, *others = sorted(told, key=lambda e: -e[1].value)
+        listed = "; ".join(f"{row.name} {s.shown(domain)} ({s.kind})" for row, s in (ahead, *others))
+        yield f"Held-out {asked(metric, given)}: {listed}.{_standing(ahead, others, domain)}"
+
+
+def _standing(ahead: Entrant, others: list[Entrant], domain: Domain) -> str:
+    found = {row.name: relation(ahead, (row, s)) for row, s in others}
+    name, bound = ahead[0].name, ahead[1].kind == "lower bound"
+    beaten = [row.name for row, _ in others if found[row.name] == "better"]
+    close = [row.name for row, _ in others if found[row.name] == "close"]
+    open_ = [(row, s) for row, s in others if found[row.name] == "unranked"]
+    said = ""
+    if beaten:
+        exact = [row.name for row, s in others if row.name in beaten and s.kind == "exact"]
+        if bound and exact:
+            said += f" {name}'s bound alone proves it better than {_and(exact)}."
+        rest = [other for other in beaten if not (bound and other in exact)]
+        if rest:
+            said += (
+                f" {name} {'has a better bound than' if bound else 'is better than'} {_and(rest)}, beyond the noise."
+            )
+    if close:
+        said += f" {name} and {_and(close)}: too close to tell."
+    for row, s in open_:
+        lead = f"{abs(in_unit(ahead[1].value - s.value, domain)):.3f} {domain.unit}"
+        said += f" {row.name} is {lead} behind, but {_why_unranked(ahead[1], s, domain)}, so the two are not ranked."
+    return said
+
+
+def _why_unranked(s: Score, t: Score, domain: Domain) -> str:
+    if min(s.n, t.n) < FEWEST:
+        return f"n = {min(s.n, t.n)} is too few"
+    for score in (t, s):
+        if score.bias is not None and score.bias > (score.stderr or 0.0):
+            return f"a numerical bias of {abs(in_unit(score.bias, domain)):.3f} exceeds the noise"
+    if "bound" in t.kind:
+        return "a bound may be loose"
+    if s.stderr is None or t.stderr is None:
+        return "one figure has no error bar"
+    return f"one figure is of kind '{t.kind}', the other '{s.kind}'"
+
+
+def _against_baselines(rows: Sequence[Row], domain: Domain) -> Iterator[str]:
+    """Where each model stands to the best baseline on the same question: what does not beat it has gained nothing."""
+    for metric, given in likelihood_questions(rows):
+        bars, models = entrants(rows, metric, given, family="baselines"), entrants(rows, metric, given)
+        bars = [e for e in bars if e[1].n >= FEWEST] or bars
+        if not bars or not models:
+            continue
+        bar = max(bars, key=lambda e: e[1].value)
+        told = "; ".join(f"{row.name} {_beside(bar, (row, s), domain)}" for row, s in models)
+        yield f"Beside the best baseline on {asked(metric, given)}, {bar[0].name} ({bar[1].shown(domain)}): {told}."
+
+
+def _beside(bar: Entrant, entrant: Entrant, domain: Domain) -> str:
+    found = relation(entrant, bar)
+    if found != "unranked":
+        return {"better": "is better", "worse": "is worse", "close": "cannot be told from it"}[found]
+    behind = entrant[1].value < bar[1].value
+    return f"does not {'reach' if behind else 'provably beat'} it, as {_why_unranked(bar[1], entrant[1], domain)}"
+
+
+def _samples(rows: Sequence[Row], domain: Domain) -> Iterator[str]:
+    """Who draws the better samples, by each figure of sample quality."""
+    for metric, given in sample_questions(rows):
+        ordered = _ranked(rows, metric, given)
+        if not ordered:
+            continue
+        (row, s), *others = ordered
+        standing = [(other.name, relation((row, s), (other, t))) for other, t in others]
+        said = f"{title(metric)}: {row.name} {'leads with' if others else 'has'} {s.shown(domain)}"
+        for found, words in (
+            ("better", "ahead of {} beyond the noise"), ("close", "too close to {} to tell"),
+            ("unranked", "not ranked against {}, whose n differs or whose error is not known"),
+        ):  # fmt: skip
+            names = [name for name, relation_ in standing if relation_ == found]
+            said += f", {words.format(_and(names))}" if names else ""
+        yield said + _beside_floor(s) + "."
+
+
+def _ranked(rows: Sequence[Row], metric: str, given: str) -> list[Entrant]:
+    """Who may be ranked by a figure of sample quality, best first: those that do not repeat their training data."""
+    honest = [row for row in rows if not memorises(row, rows)]
+    ranked = [e for e in entrants(honest, metric, given) if e[1].better in ("higher", "lower") and e[1].n >= FEWEST]
+    return sorted(ranked, key=lambda e: e[1].value if e[1].better == "lower" else -e[1].value)
+
+
+def _beside_floor(score: Score) -> str:
+    if score.floor is None:
+        return ""
+    if score.stderr is not None and abs(score.value - score.floor) <= 2 * score.stderr:
+        return f". Real data score {score.floor:.4g}: at n = {score.n} these samples cannot be told from data"
+    return f". Real data score {score.floor:.4g}"
+
+
+def _memorised(rows: Sequence[Row]) -> Iterator[str]:
+    copied = next((row for row in rows if row.name == "copy" and row.status == "ok"), None)
+    level = copied.find("coverage") if copied else None
+    for row in rows:
+        ratio, coverage = row.find("memoris"), row.find("coverage")
+        if row.is_reference or ratio is None or not memorises(row, rows):
+            continue
+        said = (
+            f"{row.name} memorises: its samples lie at {ratio.value:.2f} of the distance from held-out to training data"
+        )
+        if copied and level and coverage and relation((row, coverage), (copied, level)) in ("better", "close"):
+            said += ", with the coverage of a copy of the training set"
+        yield said + "; it is left out of the ranking of samples."
+
+
+def _thin(rows: Sequence[Row], domain: Domain) -> Iterator[str]:
+    """What too few observations hide."""
+    models = [row for row in rows if not row.is_reference]
+    told = [s for row in models for s in row.held_out if is_likelihood(s) and s.stderr and FEWEST <= s.n < FEW]
+    if told:
+        s = max(told, key=lambda score: score.stderr or 0.0)
+        unseen = abs(in_unit(2 * math.sqrt(2) * (s.stderr or 0.0), domain))
+        yield f"n = {s.n} is few: gaps in log p under about {unseen:.2g} {domain.unit} cannot be seen."
+    questions = sample_questions(rows)
+    sizes = {row.name: [found.n for q in questions if (found := row.score(*q)) is not None] for row in models}
+    guessed = [f"{name} (n = {min(n)})" for name, n in sizes.items() if n and min(n) < FEWEST]
+    if guessed:
+        yield f"Too few samples to rank within this budget: {_and(guessed)}; a larger --budget scores more."
+    few = [min(n) for n in sizes.values() if n and FEWEST <= min(n) < FEW]
+    if few:
+        yield f"Sample quality is from as few as {min(few)} samples: read it beside its floor, not by its digits."
+    if max((len(row.by_seed) for row in models), default=0) == 1:
+        yield "One seed per model: how much training varies was not measured (--seeds 3 does)."
+
+
+def good_for(row: Row, rows: Sequence[Row], domain: Domain) -> str:
+    """What a model is good for on these data: a sentence or two from its figures and capabilities."""
+    if row.status == "failed":
+        return f"Not known: {row.reason}."
+    if row.family == "codecs":
+        said = next((s.shown(domain) for s in row.held_out if is_likelihood(s)), "no figure")
+        return (
+            f"A general compressor, no model of these data: {said}. A likelihood above it was not worth its training."
+        )
+    parts = [_likelihood_use(row, rows, domain), _sample_use(row, rows), _speed_use(row, rows), _able_use(row)]
+    if row.is_reference:
+        summary = row.summary[:1].upper() + row.summary[1:]
+        return f"A baseline: {row.summary}. {parts[0]}".strip() if summary else f"A baseline. {parts[0]}".strip()
+    return " ".join(part for part in parts if part)
+
+
+def _likelihood_use(row: Row, rows: Sequence[Row], domain: Domain) -> str:
+    mine = next((s for s in row.held_out if is_likelihood(s)), None)
+    if mine is None:
+        return "It has no likelihood: it can neither score nor compress."
+    rivals = [e for e in entrants(rows, mine.metric, mine.given) if e[0] is not row]
+    leads = bool(rivals) and all(relation((row, mine), e) == "better" for e in rivals) and not row.is_reference
+    said = f"{'The best likelihood here' if leads else 'Likelihood'}: {mine.shown(domain)}"
+    said += {"exact": " exactly", "lower bound": " by its bound"}.get(mine.kind, f" ({mine.kind})")
+    codecs = [(r, s) for r in rows if r.family == "codecs" for s in r.held_out if is_likelihood(s)]
+    if codecs and not isinstance(domain, Vectors) and not mine.given:
+        codec, s = max(codecs, key=lambda e: e[1].value)
+        ratio = s.value / mine.value if mine.value else math.inf
+        if mine.kind in ("exact", "lower bound") and ratio > 0:
+            said += (
+                f", {ratio:.2g} times {'smaller' if ratio >= 1 else 'the size'} than {codec.name}" if ratio >= 1 else ""
+            )
+            said += f", more than {codec.name} needs" if ratio < 1 else ""
+    return said + "."
+
+
+def _sample_use(row: Row, rows: Sequence[Row]) -> str:
+    if memorises(row, rows):
+        return "Its samples repeat training data."
+    won = []
+    for metric, given in sample_questions(rows):
+        honest = entrants([r for r in rows if not memorises(r, rows)], metric, given)
+        rivals = [e for e in honest if e[0] is not row]
+        mine = next((s for r, s in honest if r is row), None)
+        if mine and rivals and all(relation((row, mine), e) == "better" for e in rivals):
+            won.append(metric)
+    accuracy = row.find("accuracy")
+    said = f"Its samples are the best by {_and(won)}." if won else ""
+    if accuracy is not None:
+        said += f" A classifier accepts {accuracy.value:.0%} of them as the class asked for."
+    return said.strip()
+
+
+def _speed_use(row: Row, rows: Sequence[Row]) -> str:
+    speed = row.find("samples per second", "sampling speed", "speed")
+    others = [
+        r.find("samples per second", "sampling speed", "speed") for r in rows if r is not row and not r.is_reference
+    ]
+    rates = [s.value for s in others if s is not None and s.value > 0]
+    if speed is None or not rates or speed.better == "lower" or speed.value <= 0:
+        return ""
+    if speed.value >= 3 * max(rates):
+        return f"The fastest sampler: {speed.value:,.3g} {speed.unit}, {speed.value / max(rates):,.2g} times the next."
+    if speed.value * 3 <= min(rates):
+        return f"A slow sampler: {speed.value:,.3g} {speed.unit}."
+    return ""
+
+
+def _able_use(row: Row) -> str:
+    uses = []
+    if "Encodes" in row.able:
+        uses.append("gives codes to search, interpolate and reconstruct from")
+    elif "Represents" in row.able:
+        uses.append("gives features for a probe")
+    if "Completes" in row.able:
+        uses.append("completes what is partly known")
+    return f"It {_and(uses)}." if uses else ""
+
+
+def sample_questions(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """(metric, given) of the figures of sample quality, headline ones only, in a fixed order."""
+    asked = dict.fromkeys((s.metric, s.given) for row in rows if row.status == "ok" for s in row.held_out)
+    first = {word: [q for q in asked if word in q[0].lower()][:1] for word in SAMPLE_METRICS}
+    return list(dict.fromkeys(q for found in first.values() for q in found))
+
+
+def likelihood_questions(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """(metric, given) of every likelihood, p(x) before p(x|c)."""
+    found = dict.fromkeys((s.metric, s.given) for row in rows for s in row.held_out if is_likelihood(s))
+    return sorted(found, key=lambda question: question[1] != "")
+
+
+def entrants(rows: Sequence[Row], metric: str, given: str, family: str | None = None) -> list[Entrant]:
+    """Who answers the question: the models, or one family of references."""
+    rows = [r for r in rows if r.status == "ok" and (r.family == family if family else not r.is_reference)]
+    return [(row, s) for row in rows if (s := row.score(metric, given)) is not None and math.isfinite(s.value)]
+
+
+def asked(metric: str, given: str) -> str:
+    """A question as a person writes it: log p(x), or log p(x | class)."""
+    return metric.replace("(x)", f"(x | {given})") if given and "|" not in metric else metric
+
+
+def title(metric: str) -> str:
+    """A metric as a heading."""
+    return {"frechet": "Fréchet distance", "kernel": "Kernel distance"}.get(metric, metric[:1].upper() + metric[1:])
+
+
+def _and(names: Sequence[str]) -> str:
+    *some, last = names
+    return f"{', '.join(some)} and {last}" if some else last

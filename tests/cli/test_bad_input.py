@@ -1,0 +1,158 @@
+"""What a user can get wrong ends in exit status 2 and one line with rule, value and cure; nothing is lost."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pofx import fitting
+from pofx.cli import main
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with good and bad sources, and a whole run."""
+    folder = tmp_path_factory.mktemp("home")
+    rng = np.random.default_rng(0)
+    (folder / "empty").mkdir()
+    (folder / "short.txt").write_text("ten chars!")
+    (folder / "file.xyz").write_bytes(b"\x00\x01")
+    (folder / "notes.csv").write_text("a,b\n" + "1,2\n" * 40)
+    table = rng.normal(size=(200, 3)).astype(np.float32)
+    np.save(folder / "good.npy", table)
+    table[17, 1] = np.nan
+    np.savetxt(folder / "nan.csv", table, delimiter=",", header="height,width,depth", comments="")
+    (folder / "words.csv").write_text("size,colour\n" + "".join(f"{v},red\n" for v in rng.normal(size=100)))
+    (folder / "broken.csv").write_text("a,b\n1,2\n3\n")
+    np.save(folder / "pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    (folder / "pictures").mkdir()
+    for i in range(30):
+        Image.fromarray(rng.integers(0, 255, (8, 8), dtype=np.uint8)).save(folder / "pictures" / f"{i:02d}.png")
+    (folder / "pictures" / "bad.png").write_bytes(b"this is no picture")
+    (folder / "mixed").mkdir()
+    for i, side in enumerate((8, 9) * 10):
+        Image.fromarray(rng.integers(0, 255, (side, side), dtype=np.uint8)).save(folder / "mixed" / f"{i:02d}.png")
+    fitting.fit("vae", str(folder / "good.npy"), out=folder / "run", steps=3, device="cpu")
+    fitting.fit("marginals", "digits", out=folder / "marginals", device="cpu")
+    fitting.fit("wgan-gp", str(folder / "good.npy"), out=folder / "wgan", steps=2, device="cpu")
+    for name, spoil in SPOILT.items():
+        shutil.copytree(folder / "run", folder / name)
+        spoil(folder / name)
+    return folder
+
+
+def edit(**values):
+    def spoil(run: Path) -> None:
+        config = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps(config | values))
+
+    return spoil
+
+
+SPOILT = {
+    "half": lambda run: (run / "model.safetensors").unlink(),
+    "other-version": edit(format=99),
+    "pickled": lambda run: (run / "model.safetensors").write_bytes(b"\x80\x04\x95 not safetensors"),
+    "cut": lambda run: os.truncate(run / "model.safetensors", 40),
+    "no-json": lambda run: (run / "config.json").write_text("{"),
+    "unknown-model": edit(model="vay"),
+    "misfit": edit(arguments={"latent_dim": 5}),
+    "no-checkpoint": lambda run: (run / "checkpoint" / "state.safetensors").unlink(),
+}
+
+# arguments ({home} stands for the folder), and words that the one line must hold
+CASES = [
+    ("fit vae {home}/missing.csv", "missing.csv"),
+    ("fit vae no-such-set", "did you mean|there are"),
+    ("fit vae {home}/empty", "empty"),
+    ("fit vae {home}/pictures", "bad.png"),
+    ("fit vae {home}/mixed", "--size|size="),
+    ("fit flow-matching {home}/nan.csv", "width"),
+    ("fit vae {home}/words.csv", "colour"),
+    ("fit vae {home}/broken.csv", "broken.csv"),
+    ("fit vae {home}/pickled.npy", "pickled.npy"),
+    ("fit vae {home}/file.xyz", "file.xyz"),
+    ("fit gpt {home}/short.txt", "short.txt"),
+    ("fit gpt {home}/good.npy", "tokens or images"),
+    ("fit vay digits", "did you mean 'vae'"),
+    ("fit vae digits --latent-dim -3", "latent_dim|--latent-dim"),
+    ("fit vae digits --latent-dim many", "invalid int value: 'many'"),
+    ("fit vae digits --latnet-dim 3", "did you mean '--latent-dim'"),
+    ("fit vae digits --steps 0", "--steps must be at least 1, got 0"),
+    ("fit vae digits --budget soon", "a budget is a time like 90s"),
+    ("fit vae digits --batch-size 5000", "--batch-size must be at most"),
+    ("fit vae digits --learning-rate -1", "--learning-rate must be above 0"),
+    ("fit vae digits --optimiser adma", "invalid choice: 'adma'"),
+    ("fit vae digits --device cuda:7", "--device cuda:7"),
+    ("fit vae digits --condition colour", "colour"),
+    ("fit vae digits:levles=2", "did you mean 'levels'"),
+    ("fit vae digits --steps 2 --out {home}/run", "never overwritten"),
+    ("fti vae digits", "did you mean 'fit'"),
+    ("fit", "required: MODEL, SOURCE"),
+    ("resume {home}/nowhere", "there is no run at"),
+    ("sample {home}/half -o {home}/x.npy", "model.safetensors is missing"),
+    ("sample {home}/other-version -o {home}/x.npy", "format 99"),
+    ("sample {home}/pickled -o {home}/x.npy", "not a whole safetensors file"),
+    ("sample {home}/cut -o {home}/x.npy", "not a whole safetensors file"),
+    ("sample {home}/no-json -o {home}/x.npy", "cannot be read as JSON"),
+    ("sample {home}/unknown-model -o {home}/x.npy", "did you mean 'vae'"),
+    ("sample {home}/misfit -o {home}/x.npy", "do not fit"),
+    ("resume {home}/no-checkpoint", "state.safetensors is missing"),
+    ("sample {home}/run -n -4 -o {home}/x.npy", "-n must be at least 1, got -4"),
+    ("sample {home}/run -o {home}/x.gif", "x.gif"),
+    ("sample {home}/run -o {home}/x.npy --temperature 0.5", "no setting 'temperature'"),
+    ("sample {home}/run -o {home}/x.npy --condition 3", "without a condition"),
+    ("sample {home}/run -o /proc/x.npy", "cannot be written"),
+    ("sample {home}/run --otput x.npy -o {home}/x.npy", "no flag --otput"),
+    ("score {home}/run digits -o {home}/x.csv", "was fitted on vectors"),
+    ("score {home}/wgan {home}/good.npy -o {home}/x.csv", "has no likelihood"),
+    ("encode {home}/marginals digits -o {home}/x.npy", "marginals cannot encode"),
+    ("complete {home}/run digits -o {home}/x.npy", "vae cannot complete"),
+    ("interpolate {home}/marginals -o {home}/x.png", "marginals cannot interpolate"),
+    ("evaluate {home}/run --split tset", "invalid choice: 'tset'"),
+    ("compare digits --models vae,gtp --out {home}/c1", "did you mean 'gpt'"),
+    ("compare digits --seeds 0 --out {home}/c2", "seeds"),
+    ("compare {home}/run {home}/marginals --out {home}/c3", "same"),
+    ("data {home}/empty", "empty"),
+    ("data {home}/missing", "missing"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), CASES, ids=[line for line, _ in CASES])
+def test_one_line_and_exit_two(line, words, home, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(str(path) for path in home.rglob("*"))
+    capsys.readouterr()
+    status = main(line.format(home=home).split())
+    printed = capsys.readouterr()
+    assert status == 2, printed.out + printed.err
+    lines = printed.err.strip().splitlines()
+    assert len(lines) == 1, printed.err
+    assert lines[0].startswith("pofx: ")
+    assert any(word in lines[0] for word in words.split("|")), lines[0]
+    assert "Traceback" not in printed.err + printed.out
+    after = sorted(str(path) for path in home.rglob("*"))
+    assert after == before, "a failed command leaves nothing behind and takes nothing away"
+
+
+def test_at_least_thirty():
+    assert len(CASES) >= 30
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(home, capsys, monkeypatch):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pofx.files.os.fsync", full)
+    target = home / "run" / "model.safetensors"
+    before = target.read_bytes()
+    assert main(f"sample {home}/run -o {home}/samples.npy".split()) == 2
+    printed = capsys.readouterr().err.strip()
+    assert "No space left on device" in printed
+    assert len(printed.splitlines()) == 1
+    assert target.read_bytes() == before
+    assert not (home / "samples.npy").exists()

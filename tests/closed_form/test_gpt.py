@@ -1,0 +1,276 @@
+"""GPT against enumeration: every observation of a tiny domain, so that all probabilities are known."""
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from pofx.conditions import Classes, TextCondition, VectorCondition
+from pofx.domains import Images, Tokens, Vectors
+from pofx.errors import Unusable
+from pofx.models.autoregressive.gpt import GPT
+from pofx.randomness import seeded_init, stream
+from pofx.samplers.decoding import sharpen
+
+TOKENS = Tokens(3, 4)
+RECORDS = Tokens(3, 4, end=1)
+PICTURES = Images(1, 2, 3, levels=2)
+COLOURS = Images(2, 1, 2, levels=3)
+DOMAINS = [TOKENS, RECORDS, PICTURES, COLOURS]
+TWO = Classes(("a", "b"), (0.3, 0.7))
+
+
+def gpt(domain, condition=None, *, train: bool = True, **size) -> GPT:
+    """A tiny one, its weights away from zero and from what any symmetry would give."""
+    with seeded_init(0):
+        model = GPT(domain, condition=condition, **{"width": 8, "layers": 2, "heads": 2, **size})
+    if train:
+        g = stream(1, "init")
+        for p in model.parameters():
+            p.data.add_(torch.randn(p.shape, generator=g), alpha=0.5)
+    return model.double()
+
+
+def everything(domain) -> torch.Tensor:
+    """Every observation of the domain, the impossible ones included."""
+    values = range(domain.vocabulary if isinstance(domain, Tokens) else domain.levels)
+    rows = torch.tensor(list(itertools.product(values, repeat=domain.dims)))
+    return rows.view(-1, *domain.shape).to(domain.dtype)
+
+
+def chi_square(x: torch.Tensor, support: torch.Tensor, log_p: torch.Tensor) -> tuple[float, int]:
+    """Of the draws x against the probabilities of the support, cells of fewer than 5 put together."""
+    keys = {tuple(row.flatten().tolist()): i for i, row in enumerate(support)}
+    seen = torch.bincount(torch.tensor([keys[tuple(row.flatten().tolist())] for row in x]), minlength=len(support))
+    expected = log_p.exp().double() * len(x)
+    assert int(seen[expected == 0].sum()) == 0
+    common = expected >= 5
+    rare = seen[~common].sum()[None], expected[~common].sum()[None] + 1e-9
+    s, e = torch.cat([seen[common], rare[0]]), torch.cat([expected[common], rare[1]])
+    s, e = (s, e) if float(e[-1]) >= 5 else (s[:-1], e[:-1])
+    return float(((s - e) ** 2 / e).sum()), len(e) - 1
+
+
+def assert_fits(x, support, log_p) -> None:
+    from scipy.stats import chi2
+
+    value, freedom = chi_square(x, support, log_p)
+    assert chi2.sf(value, freedom) > 1e-4, (value, freedom)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("train", [False, True])
+def test_sums_to_one(domain, train):
+    x, model = everything(domain), gpt(domain, train=train)
+    assert float(model.log_prob(x).detach().logsumexp(0)) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_sums_to_one_given_each_class_none_and_as_marginal(domain):
+    x, model = everything(domain), gpt(domain, TWO)
+    given = [model.log_prob(x, torch.tensor([k])) for k in range(3)]
+    for log_p in (*given, model.log_prob(x)):
+        assert float(log_p.logsumexp(0)) == pytest.approx(0, abs=1e-6)
+    mixture = 0.3 * given[0].exp() + 0.7 * given[1].exp()
+    torch.testing.assert_close(model.log_prob(x).exp(), mixture, atol=1e-6, rtol=1e-6)
+    assert float((given[0] - given[1]).nan_to_num().abs().max()) > 0.1
+
+
+def test_learns_a_known_distribution():
+    """Two symbols that always agree: p(00) = 1/4, p(11) = 3/4."""
+    model = gpt(Tokens(2, 2), train=False).float()
+    x = torch.tensor([[0, 0], [1, 1], [1, 1], [1, 1]])
+    optimiser = torch.optim.Adam(model.parameters(), 0.1)
+    for _ in range(80):
+        optimiser.zero_grad()
+        model.loss(x, generator=stream(0, "noise")).total.backward()
+        optimiser.step()
+    torch.testing.assert_close(model.log_prob(x[:2]).exp(), torch.tensor([0.25, 0.75]), atol=0.02, rtol=0)
+    assert float(model.log_prob(everything(Tokens(2, 2))).logsumexp(0)) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_loss_is_nats_per_symbol(domain):
+    x, model = everything(domain), gpt(domain)
+    x = x[model.log_prob(x).isfinite()]
+    counted = len(x) * domain.dims
+    if domain == RECORDS:
+        counted = sum(([*row, 1].index(1) + 1 if 1 in row[:-1] else 4) for row in x.tolist())
+    loss = model.loss(x, generator=stream(0, "noise"))
+    assert float(loss.total) == pytest.approx(-float(model.log_prob(x).sum()) / counted)
+    assert float(loss.parts["nll"]) == pytest.approx(-float(model.log_prob(x).mean()))
+
+
+def test_after_the_end_only_padding_has_probability():
+    log_p = gpt(RECORDS).log_prob(torch.tensor([[0, 1, 1, 1], [0, 1, 0, 1], [0, 1, 1, 2]]))
+    assert log_p.isfinite().tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("domain", [TOKENS, PICTURES, COLOURS])
+def test_no_symbol_depends_on_a_later_one(domain):
+    """The order of a picture: row, column, channel."""
+    model, x = gpt(domain), everything(domain)[:1]
+    s = model.sequence.read(x).long()
+    before = model._log_p(s, None)
+    for t in range(domain.dims):
+        changed = s.clone()
+        changed[:, t] = (s[:, t] + 1) % 2
+        after = model._log_p(changed, None)
+        assert torch.equal(after[:, :t], before[:, :t])
+        assert (after[:, t:] != before[:, t:]).all()
+
+
+def test_reading_order_is_row_column_channel():
+    model = gpt(Images(2, 2, 2, levels=8))
+    x = torch.tensor([[[[0, 2], [4, 6]], [[1, 3], [5, 7]]]], dtype=torch.uint8)
+    assert model.sequence.read(x)[0].tolist() == list(range(8))
+    assert torch.equal(model.sequence.write(torch.arange(8)[None]), x)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("condition", [None, TWO])
+def test_samples_meet_the_density(domain, condition):
+    model, x = gpt(domain, condition), everything(domain)
+    draws = model.sample(3000, generator=stream(0, "eval"))
+    domain.check(draws)
+    assert_fits(draws, x, model.log_prob(x))
+
+
+def test_samples_meet_the_density_given_a_class():
+    model, x, c = gpt(PICTURES, TWO), everything(PICTURES), torch.tensor([1])
+    assert_fits(model.sample(3000, c, generator=stream(0, "eval")), x, model.log_prob(x, c))
+
+
+@pytest.mark.parametrize("domain", [Tokens(7, 12), Tokens(4, 12, end=0), Images(3, 2, 3, levels=6)])
+@pytest.mark.parametrize("how", [{}, {"temperature": 0.5, "top_k": 3}, {"top_p": 0.7}, {"temperature": 0.0}])
+def test_cached_equals_uncached(domain, how):
+    model = gpt(domain, TWO)
+    a, b = (model.sample(8, generator=stream(0, "eval"), cached=cached, **how) for cached in (True, False))
+    assert torch.equal(a, b)
+    if domain == Tokens(4, 12, end=0):
+        assert model.log_prob(a).isfinite().all()
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("condition", [None, TWO])
+def test_completes_by_the_exact_conditional(domain, condition):
+    """p(rest | known) from enumeration, the class summed out where there is one."""
+    model, support = gpt(domain, condition), everything(domain)
+    s = model.sequence.read(support).long()
+    known = model.sequence.write((torch.arange(domain.dims) < 2).long()[None])[0].bool()
+    assert model.completes(known)
+    x = support[s[:, :2].eq(torch.tensor([0, 1] if domain != RECORDS else [0, 2])).all(1)][:1]
+    log_p = model.log_prob(support)
+    log_p[((support == x) | ~known).flatten(1).logical_not().any(1)] = -torch.inf
+    draws = model.complete(x.expand(2000, *domain.shape), known, generator=stream(0, "eval"))
+    assert torch.equal(draws[:, known], x[:, known].expand(2000, -1))
+    assert_fits(draws, support, log_p.log_softmax(0))
+
+
+def test_completes_beginnings_of_different_lengths():
+    model, x = gpt(Tokens(5, 6)), torch.full((2, 6), 3)
+    known = torch.tensor([[True] * 2 + [False] * 4, [True] * 5 + [False]])
+    out = model.complete(x, known, generator=stream(0, "eval"))
+    assert model.completes(known)
+    assert (out[known] == 3).all()
+    assert not model.completes(~known)
+    assert not GPT(PICTURES).completes(torch.tensor([[[True, False, True], [False] * 3]]))
+
+
+def test_refuses_to_complete_what_is_known_last():
+    with pytest.raises(Unusable, match="known beginning"):
+        gpt(TOKENS).complete(torch.zeros(1, 4).long(), torch.tensor([False] * 3 + [True]), generator=stream(0, "eval"))
+
+
+def test_sharpened_distributions():
+    logits = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
+    torch.testing.assert_close(sharpen(logits, top_k=2).softmax(1), torch.tensor([[0, 4 / 7, 0, 3 / 7]]))
+    torch.testing.assert_close(sharpen(logits, top_p=0.7).softmax(1), torch.tensor([[0, 4 / 7, 0, 3 / 7]]))
+    torch.testing.assert_close(sharpen(logits, top_p=0.71).softmax(1), torch.tensor([[0, 4 / 9, 2 / 9, 3 / 9]]))
+    squares = torch.tensor([[0.01, 0.16, 0.04, 0.09]])
+    torch.testing.assert_close(sharpen(logits, temperature=0.5).softmax(1), squares / squares.sum())
+    torch.testing.assert_close(sharpen(logits, top_k=4, top_p=1.0).softmax(1), logits.exp())
+
+
+def test_greedy_takes_the_likeliest_symbol():
+    model, s = gpt(TOKENS), torch.zeros(1, 4).long()
+    for t in range(4):
+        s[:, t] = model._logits(s, None, 0, t + 1)[:, -1].argmax(-1)
+    draws = model.sample(5, generator=stream(0, "eval"), temperature=0.0)
+    assert torch.equal(draws, s.expand(5, -1))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": 0}, {"top_k": 4}, {"top_p": 0.0}, {"top_p": 1.1}],
+)
+def test_refuses_bad_decoding(how):
+    with pytest.raises(Unusable, match=next(iter(how))):
+        gpt(TOKENS).sample(2, generator=stream(0, "eval"), **how)
+
+
+@pytest.mark.parametrize(
+    ("domain", "size", "words"),
+    [
+        (Vectors(2), {}, "gpt takes tokens or images"),
+        (Images(1, 2, 2, levels=None), {}, "integer levels"),
+        (TOKENS, {"width": 9}, "multiple of 2"),
+        (TOKENS, {"layers": 0}, "at least 1"),
+        (TOKENS, {"heads": 0}, "at least 1"),
+    ],
+)
+def test_refuses_what_it_cannot_be(domain, size, words):
+    with pytest.raises(Unusable, match=words):
+        GPT(domain, **size)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        VectorCondition((2,), examples=((0.0, 1.0), (2.0, -1.0))),
+        TextCondition((3,), examples=((1, 2, 0),), names=("a", "b")),
+    ],
+)
+def test_takes_conditions_of_other_kinds(condition):
+    model, x = gpt(TOKENS, condition), everything(TOKENS)
+    for c in (condition.sample(1, generator=stream(0, "data")), condition.null(1)):
+        assert float(model.log_prob(x, c).logsumexp(0)) == pytest.approx(0, abs=1e-6)
+    with pytest.raises(Unusable, match="only classes"):
+        model.log_prob(x)
+
+
+def test_sampling_depends_on_the_generator_alone():
+    model = gpt(PICTURES)
+    state = torch.get_rng_state()
+    a, b, c = (model.sample(8, generator=stream(seed, "eval")) for seed in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_features_tell_observations_apart():
+    """All but the last symbol, which predicts nothing, are read."""
+    features = gpt(PICTURES, TWO).features(everything(PICTURES)[::2])
+    assert features.shape == (32, 8)
+    assert float((torch.cdist(features, features) + torch.eye(32)).min()) > 1e-4
+
+
+COMPILE = """
+import torch
+from pofx.conditions import Classes
+from pofx.domains import Images
+from pofx.models.autoregressive.gpt import GPT
+model = GPT(Images(2, 1, 2, levels=3), condition=Classes(("a", "b"), (0.3, 0.7)), width=8, layers=1, heads=2)
+torch.nn.init.normal_(model.head.weight)
+x, c, g = torch.tensor([[[[0, 1]], [[2, 0]]]], dtype=torch.uint8), torch.tensor([1]), torch.Generator()
+compiled = torch.compile(model.loss, backend="eager", fullgraph=True)
+torch.testing.assert_close(compiled(x, c, generator=g).total, model.loss(x, c, generator=g).total)
+"""
+
+
+def test_loss_compiles_as_one_graph():
+    """In a process of its own: run-time type checks would break the graph."""
+    done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

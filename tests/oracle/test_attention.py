@@ -1,0 +1,95 @@
+"""The transformer trunk against attention written out by hand, and against itself with a cache."""
+
+import math
+
+import pytest
+import torch
+
+from pofx.errors import Unusable
+from pofx.nn.attention import Attention, Cache, Transformer, rms_norm, rotate, rotation
+from pofx.randomness import seeded_init, stream
+
+
+def trunk(pattern: str, *, layers: int = 2) -> Transformer:
+    """With output projections away from zero, so that something is computed."""
+    with seeded_init(0):
+        model = Transformer(16, layers, 2, pattern=pattern)
+    for p in model.parameters():
+        p.data.normal_(std=0.3, generator=stream(1, "init"))
+    return model.double()
+
+
+def states(batch: int = 3, length: int = 7) -> torch.Tensor:
+    return torch.randn(batch, length, 16, generator=stream(0, "data")).double()
+
+
+def turns(length: int = 7) -> torch.Tensor:
+    return rotation(torch.arange(length)[:, None], 4).double()
+
+
+@pytest.mark.parametrize("pattern", ["causal", "full"])
+def test_attention_equals_loops(pattern):
+    attention: Attention = trunk(pattern).blocks[0].attention
+    x, angle = states(1, 5), torch.arange(5)[:, None] * 10000.0 ** -(torch.arange(4) / 4)
+    expected = torch.zeros(5, 16).double()
+
+    def turned(u, t):
+        pairs = torch.complex(u[:4], u[4:]) * torch.polar(torch.ones(4), angle[t]).to(torch.complex128)
+        return torch.cat([pairs.real, pairs.imag])
+
+    def unit(u):
+        return u / u.square().mean().sqrt()
+
+    for head in (slice(0, 8), slice(8, 16)):
+        q, k, v = ((x[0] @ f.weight.T)[:, head] for f in (attention.q, attention.k, attention.v))
+        for t in range(5):
+            seen = range(t + 1) if pattern == "causal" else range(5)
+            scores = torch.stack([turned(unit(q[t]), t) @ turned(unit(k[i]), i) / math.sqrt(8) for i in seen])
+            expected[t, head] = scores.softmax(0) @ v[list(seen)]
+    torch.testing.assert_close(attention(x, turns(5))[0], expected @ attention.out.weight.T, atol=1e-6, rtol=1e-6)
+
+
+def test_products_of_turned_vectors_know_only_the_offset():
+    q, k = torch.randn(2, 1, 1, 1, 8, generator=stream(0, "data"), dtype=torch.float64)
+    places = torch.tensor([[0, 0], [3, 1], [5, 5], [8, 6]])
+    q, k = (rotate(u.expand(1, 1, 4, 8), rotation(places, 4)) for u in (q, k))
+    torch.testing.assert_close(q[0, 0, 1] @ k[0, 0, 0], q[0, 0, 3] @ k[0, 0, 2], atol=1e-6, rtol=1e-6)
+    assert abs(float(q[0, 0, 1] @ k[0, 0, 0] - q[0, 0, 2] @ k[0, 0, 0])) > 1e-3
+
+
+@pytest.mark.parametrize("pattern", ["causal", "full"])
+def test_who_sees_whom(pattern):
+    h = states(1).requires_grad_()
+    model = trunk(pattern)
+    for t in range(7):
+        (g,) = torch.autograd.grad(model(h, turns())[0, t].sum(), h)
+        seen = g[0].abs().sum(1) > 0
+        assert seen.tolist() == [pattern == "full" or i <= t for i in range(7)]
+
+
+@pytest.mark.parametrize("pieces", [(1,) * 7, (4, 1, 2), (7,), (2, 5)])
+@torch.no_grad()
+def test_cache_changes_nothing(pieces):
+    model, h = trunk("causal"), states()
+    cache, parts, first = Cache(model, 3, 7), [], 0
+    for piece in pieces:
+        at = slice(first, first + piece)
+        parts.append(model(h[:, at], turns()[:, at], cache=cache))
+        first += piece
+    torch.testing.assert_close(torch.cat(parts, 1), model(h, turns()))
+
+
+def test_starts_as_the_identity():
+    with seeded_init(0):
+        model = Transformer(16, 3, 2, pattern="causal").double()
+    assert torch.equal(model(states(), turns()), states())
+
+
+def test_rms_norm_has_unit_mean_square():
+    torch.testing.assert_close(rms_norm(5 * states()).square().mean(-1), torch.ones(3, 7).double())
+
+
+@pytest.mark.parametrize("size", [(16, 2, 3), (6, 1, 2), (0, 1, 1), (16, 0, 2), (16, 1, 0)])
+def test_refuses_sizes_that_do_not_fit(size):
+    with pytest.raises(Unusable, match="multiple of 2"):
+        Transformer(*size, pattern="causal")
