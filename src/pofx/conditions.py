@@ -226,5 +226,10 @@ def condition_from_config(config: dict[str, Any] | None) -> Condition | None:
     kinds = {cls.kind: cls for cls in (Classes, VectorCondition, TextCondition, ImageCondition)}
     if config.get("kind") not in kinds:
         raise Unusable(f"a condition is one of {', '.join(kinds)}, got {config.get('kind')!r}; is this run whole?")
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key != "kind"}
+    values = {key: _tuples(v) for key, v in config.items() if key != "kind"}
     return kinds[config["kind"]](**values)
+
+
+def _tuples(value: Any) -> Any:
+    """Lists of JSON as the tuples they were."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -87,6 +87,17 @@ def test_density_of_pictures_counts_in_levels(levels):
     assert estimate.of_bound == (levels is not None)
 
 
+def test_continuous_pictures_are_standardised():
+    """A latent picture has any scale: what it is multiplied by leaves the density as a Jacobian, and samples follow."""
+    model = build(Images(1, 2, 3, None), silent=True, hidden=(8,))
+    x = 20 * torch.randn(500, 1, 2, 3, generator=stream(0, "x")) + 7
+    model.adapt(x, generator=stream(0, "adapt"))
+    exact = Normal(x.mean(0), x.std(0, correction=0)).log_prob(x).sum((1, 2, 3))
+    estimate = model.estimate_log_prob(x, generator=stream(0, "eval"), steps=60)
+    torch.testing.assert_close(estimate.value, exact, atol=1e-2, rtol=0)
+    assert model.sample(500, generator=stream(0, "sample"), steps=20).std() == pytest.approx(20, rel=0.1)
+
+
 def test_samples_where_the_field_is_known():
     model = build(Vectors(2), silent=True, hidden=(8,))
     model.adapt(torch.tensor([[1.0, -50.0], [3.0, 50.0]]), generator=stream(0, "adapt"))
@@ -170,7 +181,7 @@ def test_arguments_are_checked(arguments, rule):
     ("settings", "rule"),
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"guidance": 2.0}, "guidance needs a model with a condition"),
+        ({"guidance": 2.0}, "guidance must be 1 for a model without a condition"),
     ],
 )
 def test_settings_are_checked(settings, rule):

@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pofx
 import pytest
+
+import pofx
 from pofx.catalogue import entries
 from pofx.testing import TINY
 

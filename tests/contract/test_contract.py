@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import pytest
+
 from pofx.catalogue import Entry, entries
 from pofx.conditions import Classes
 from pofx.domains import Domain

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+
 from pofx.catalogue import entries
 from pofx.distributions import DiagonalNormal, Independent, standard_normal_log_prob
 from pofx.distributions.normal import Normal

@@ -3,6 +3,7 @@
 import hashlib
 import signal
 import socket
+import sys
 import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -81,6 +82,15 @@ def test_a_whole_file_is_kept_and_not_asked_for_again(cache, server):
     assert load("tinyshakespeare", length=16).domain.vocabulary == len(set(TEXT))
     assert files(cache) == [NAME]
     assert server.asked == 1
+
+
+def test_a_terminal_gets_a_bar_and_a_file_does_not(cache, server, monkeypatch, capsys):
+    fetch(NAME)
+    assert capsys.readouterr().err == ""
+    (cache / NAME).unlink()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    fetch(NAME)
+    assert "input.txt" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,8 @@ def test_a_bound_above_an_exact_value_proves_and_below_it_does_not():
     loose = said(row("vae", bits(1.9, "lower bound")), exact)
     assert "By likelihood, gpt is ahead, which is not proven against vae" in loose
     assert "a bound may be loose, so the two are not ranked" in loose
+    near = said(row("vae", bits(1.69, "lower bound")), exact)
+    assert "gpt is 0.010 bits/dim behind, but the gap is within the noise" in near
     assert "proves" not in said(row("flow", bits(1.5, "estimate of a lower bound")), exact)
 
 

@@ -1,8 +1,9 @@
 """log p on held-out data: exact where the model can, else a bound, else an estimate, each saying which."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ from pofx.domains import Domain, Vectors
 from pofx.errors import Unusable
 from pofx.evaluate.pace import Clock, Watch, paced, timed
 from pofx.evaluate.score import Kind, Score
-from pofx.protocols import Bounds, Estimates, Scores, capabilities
+from pofx.protocols import Bounds, Estimate, Estimates, Scores, capabilities
 from pofx.randomness import stream
 
+LIKELIHOODS = frozenset({Scores, Bounds, Estimates})
 MOST = 10_000  # observations scored where time is plentiful
 _SAMPLES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # of a bound; above 100 for vectors alone
 _STEPS = (10, 20, 40, 80, 160)  # of an estimate
@@ -25,13 +27,22 @@ _SHARES = {1: (1.0,), 2: (0.8, 1.0), 3: (0.5, 0.75, 1.0)}  # of the time left, f
 
 @dataclass(frozen=True)
 class Way:
-    """How a model's log p is had: ``call(x, c, generator)`` gives (B,) values in nats and (B,) biases or None."""
+    """How a model's log p is had: ``call(x, c, generator)`` gives (B,) values in nats, or an ``Estimate`` of them."""
 
-    call: Callable[[Tensor, Tensor | None, Generator], tuple[Tensor, Tensor | None]]
+    call: Callable[[Tensor, Tensor | None, Generator], Tensor | Estimate]
     kind: Kind
     note: str
     rows: int  # in one call
-    rate: float  # seconds per row
+    rate: float = 0.0  # seconds per row, once measured
+
+
+@dataclass(frozen=True)
+class Scored:
+    """log p of each observation: (N,) nats, of one kind; (N,) biases where it is an estimate."""
+
+    value: Tensor
+    kind: Kind
+    bias: Tensor | None = None
 
 
 def likelihood_scores(
@@ -51,10 +62,9 @@ def likelihood_scores(
     jobs += [(split, "")] if given and isinstance(condition, Classes) else []
     jobs += [("train", given)] if split != "train" else []
 
-    rows = (x, c if given else None)
-    way = way_for(model, rows, clock.share(0.6), seed=seed, device=device)
-    if way is None:
+    if not LIKELIHOODS & capabilities(model):
         return []
+    way = _planned(model, (x, c if given else None), clock.share(0.6), seed, device)
     scores = []
     for i, (part, told) in enumerate(jobs):
         x, c = shuffled(data, part, seed)
@@ -67,109 +77,6 @@ def likelihood_scores(
         watch(f"{named}: {n} of {part}, about {n * way.rate * summed:.1f} s")
         scores.append(_mean(way, (x, c if told else None), data, share, told, part, seed, device))
     return scores
-
-
-def way_for(model: Any, rows: Batch, clock: Clock, *, seed: int, device: str | torch.device) -> Way | None:
-    """The best way the model has; samples of a bound and steps of an estimate by what the time allows."""
-    able = capabilities(model)
-    if Scores in able:
-        way = Way(lambda x, c, _: (model.log_prob(x, c), None), "exact", "", _rows_per_call(model.domain), 0.0)
-        return replace(way, rate=_rate(way, rows, clock, seed, device))
-    if Bounds in able:
-        return _bound(model, rows, clock, seed, device)
-    if Estimates in able:
-        return _estimate(model, rows, clock, seed, device)
-    return None
-
-
-def shuffled(data: Data, split: str, seed: int) -> Batch:
-    """All rows of a split in a seeded order, so that the first n are a fair subset."""
-    x, c = data.part(split).rows()
-    order = torch.randperm(len(x), generator=stream(seed, f"evaluate/{split}")).to(x.device)
-    return x[order], None if c is None else c[order]
-
-
-def _bound(model: Any, rows: Batch, clock: Clock, seed: int, device: str | torch.device) -> Way:
-    """As many samples a row as let the clock reach 1000 rows."""
-    vectors = isinstance(model.domain, Vectors)
-
-    def way(k: int, rate: float = 0.0) -> Way:
-        def call(x: Tensor, c: Tensor | None, generator: Generator) -> tuple[Tensor, None]:
-            return model.elbo(x, c, samples=k, generator=generator), None
-
-        per_call = max(1, (16 if vectors else 4) * _rows_per_call(model.domain) // k)
-        return Way(call, "lower bound", f"{k} samples", min(per_call, _rows_per_call(model.domain)), rate * k)
-
-    rate = _rate(way(10), rows, clock, seed, device) / 10
-    affordable = min(clock.left / (rate * min(1000, len(rows[0]))), 1000 if vectors else 100)
-    return way(max(k for k in _SAMPLES if k <= max(1, affordable)), rate)
-
-
-def _estimate(model: Any, rows: Batch, clock: Clock, seed: int, device: str | torch.device) -> Way:
-    """The fewest steps whose bias is below half the standard error, while the clock allows them for 256 rows."""
-    largest = max(1, _rows_per_call(model.domain) // 4)
-    generator = stream(seed, "evaluate/steps", device=device)
-
-    def way(steps: int, kind: Kind, rate: float = 0.0) -> Way:
-        def call(x: Tensor, c: Tensor | None, generator: Generator) -> tuple[Tensor, Tensor]:
-            estimate = model.estimate_log_prob(x, c, generator=generator, steps=steps)
-            return estimate.value, estimate.bias
-
-        return Way(call, kind, f"{steps} steps", largest, rate * steps)
-
-    x, c = _first(rows, 1, device)
-    with torch.no_grad():
-        of_bound = model.estimate_log_prob(x, c, generator=generator, steps=2).of_bound
-    kind: Kind = "estimate of a lower bound" if of_bound else "estimate"
-    rate = _rate(way(_STEPS[0], kind), rows, clock, seed, device) / _STEPS[0]
-    for steps, more in zip(_STEPS, _STEPS[1:]):
-        chosen = way(steps, kind, rate)
-        if way(more, kind, rate).rate * min(256, len(rows[0])) > clock.left:
-            return chosen
-        value, bias = _called(chosen, *_first(rows, 16, device), generator)
-        n = min(len(rows[0]), MOST, clock.left / chosen.rate)
-        if bias is not None and bias.mean().abs() < 0.5 * value.std(correction=0) / math.sqrt(n):
-            return chosen
-    return way(_STEPS[-1], kind, rate)
-
-
-def _mean(
-    way: Way, rows: Batch, data: Data, clock: Clock, given: str, split: str, seed: int, device: str | torch.device
-) -> Score:
-    """The mean over as many rows as the clock allows."""
-    x, c = rows
-    values, biases = [], []
-    for i, batch in enumerate(paced(min(len(x), MOST), clock, largest=way.rows)):
-        c_batch = None if c is None else c[batch].to(device)
-        value, bias = _called(way, x[batch].to(device), c_batch, stream(seed, "evaluate/noise", i, device=device))
-        values.append(value)
-        biases += [] if bias is None else [bias]
-    log_p = torch.cat(values)
-    impossible = int((log_p == -math.inf).sum())
-    notes = [way.note, f"{impossible} of {len(log_p)} have probability 0" if impossible else ""]
-    return Score(
-        "log p(x)",
-        log_p.mean().item(),
-        way.kind,
-        "nats",
-        len(log_p),
-        stderr=(log_p.std() / math.sqrt(len(log_p))).item() if len(log_p) > 1 else None,
-        bias=torch.cat(biases).mean().abs().item() if biases else None,
-        given=given,
-        split=split,
-        better="higher" if split != "train" else "reference",
-        note=", ".join(note for note in notes if note),
-        floor=None if data.log_prob is None or given else data.log_prob(x[: len(log_p)]).mean().item(),
-    )
-
-
-@dataclass(frozen=True)
-class Scored:
-    """log p of each observation: (N,) nats, of one kind; (N,) biases where it is an estimate."""
-
-    value: Tensor
-    kind: Kind
-    bias: Tensor | None = None
 
 
 def per_observation(
@@ -187,38 +94,118 @@ def per_observation(
     Raises:
         Unusable: the model has no likelihood.
     """
-    way = _way(model, samples, steps)
-    values, biases = [], []
-    for i, start in enumerate(range(0, len(rows[0]), way.rows)):
-        x, c = (None if part is None else part[start : start + way.rows].to(device) for part in rows)
-        value, bias = _called(way, x, c, stream(seed, "score", i, device=device))
-        values.append(value)
-        biases += [] if bias is None else [bias]
-    return Scored(torch.cat(values), way.kind, torch.cat(biases) if biases else None)
+    way = way_of(model, samples=samples, steps=steps)
+    starts = range(0, len(rows[0]), way.rows)
+    return _scored(way, rows, (slice(start, start + way.rows) for start in starts), "score", seed, device)
 
 
-def _way(model: Any, samples: int, steps: int) -> Way:
-    """The best way the model has, at a given expense."""
-    able, size = capabilities(model), _rows_per_call(model.domain)
+def way_of(model: Any, *, samples: int, steps: int) -> Way:
+    """The best way the model has: exact, else a bound by so many samples, else an estimate by so many steps."""
+    able, rows = capabilities(model), _rows_per_call(model.domain)
     if Scores in able:
-        return Way(lambda x, c, _: (model.log_prob(x, c), None), "exact", "", size)
+        return Way(lambda x, c, _: model.log_prob(x, c), "exact", "", rows)
     if Bounds in able:
-        return Way(lambda x, c, g: (model.elbo(x, c, samples=samples, generator=g), None), "lower bound", "", size)
-    if Estimates not in able:
-        raise Unusable("the model has no likelihood to score by; 'pofx evaluate' scores its samples instead")
+        rows = min(rows, max(1, (16 if isinstance(model.domain, Vectors) else 4) * rows // samples))
+        return Way(partial(_elbo, model, samples), "lower bound", f"{samples} samples", rows)
+    if Estimates in able:
+        return Way(partial(_estimate, model, steps), "estimate", f"{steps} steps", max(1, rows // 4))
+    raise Unusable("the model has no likelihood to score by; 'pofx evaluate' scores its samples instead")
 
-    def call(x: Tensor, c: Tensor | None, generator: Generator) -> tuple[Tensor, Tensor]:
-        estimate = model.estimate_log_prob(x, c, generator=generator, steps=steps)
-        return estimate.value, estimate.bias
 
-    integers = getattr(model.domain, "levels", None) is not None
-    return Way(call, "estimate of a lower bound" if integers else "estimate", "", size)
+def shuffled(data: Data, split: str, seed: int) -> Batch:
+    """All rows of a split in a seeded order, so that the first n are a fair subset."""
+    x, c = data.part(split).rows()
+    order = torch.randperm(len(x), generator=stream(seed, f"evaluate/{split}")).to(x.device)
+    return x[order], None if c is None else c[order]
+
+
+def _elbo(model: Any, samples: int, x: Tensor, c: Tensor | None, generator: Generator) -> Tensor:
+    return model.elbo(x, c, samples=samples, generator=generator)
+
+
+def _estimate(model: Any, steps: int, x: Tensor, c: Tensor | None, generator: Generator) -> Estimate:
+    return model.estimate_log_prob(x, c, generator=generator, steps=steps)
+
+
+def _planned(model: Any, rows: Batch, clock: Clock, seed: int, device: str | torch.device) -> Way:
+    """The best way, with as many samples or steps as the time allows and the figure needs."""
+    start = way_of(model, samples=10, steps=_STEPS[0])
+    rate = _rate(start, rows, clock, seed, device)
+    if start.kind == "lower bound":
+        samples = _affordable_samples(model.domain, rate / 10, clock.left, len(rows[0]))
+        return replace(way_of(model, samples=samples, steps=0), rate=rate / 10 * samples)
+    if start.kind == "estimate":
+        steps = _sufficient_steps(model, rate / _STEPS[0], clock, rows, seed, device)
+        return replace(way_of(model, samples=0, steps=steps), rate=rate / _STEPS[0] * steps)
+    return replace(start, rate=rate)
+
+
+def _affordable_samples(domain: Domain, seconds_per_sample: float, seconds: float, n: int) -> int:
+    """Of a bound, as many for each row as let 1000 rows be scored."""
+    affordable = min(seconds / (seconds_per_sample * min(1000, n)), 1000 if isinstance(domain, Vectors) else 100)
+    return max(k for k in _SAMPLES if k <= max(1, affordable))
+
+
+def _sufficient_steps(
+    model: Any, seconds_per_step: float, clock: Clock, rows: Batch, seed: int, device: str | torch.device
+) -> int:
+    """Of an estimate, the fewest whose bias is below half the standard error, while 256 rows are affordable."""
+    generator = stream(seed, "evaluate/steps", device=device)
+    for steps, more in zip(_STEPS, _STEPS[1:]):
+        if seconds_per_step * more * min(256, len(rows[0])) > clock.left:
+            return steps
+        pilot = _called(way_of(model, samples=0, steps=steps), *_first(rows, 16, device), generator)
+        n = min(len(rows[0]), MOST, clock.left / (seconds_per_step * steps))
+        if pilot.bias is None or pilot.bias.mean().abs() < 0.5 * pilot.value.std(correction=0) / math.sqrt(n):
+            return steps
+    return _STEPS[-1]
+
+
+def _mean(
+    way: Way, rows: Batch, data: Data, clock: Clock, given: str, split: str, seed: int, device: str | torch.device
+) -> Score:
+    """The mean over as many rows as the clock allows."""
+    slices = paced(min(len(rows[0]), MOST), clock, largest=way.rows)
+    scored = _scored(way, rows, slices, "evaluate/noise", seed, device)
+    log_p, n = scored.value, len(scored.value)
+    impossible = int((log_p == -math.inf).sum())
+    notes = [way.note, f"{impossible} of {n} have probability 0" if impossible else ""]
+    return Score(
+        "log p(x)",
+        log_p.mean().item(),
+        scored.kind,
+        "nats",
+        n,
+        stderr=(log_p.std() / math.sqrt(n)).item() if n > 1 else None,
+        bias=None if scored.bias is None else scored.bias.mean().abs().item(),
+        given=given,
+        split=split,
+        better="higher" if split != "train" else "reference",
+        note=", ".join(note for note in notes if note),
+        floor=None if data.log_prob is None or given else data.log_prob(rows[0][:n]).mean().item(),
+    )
+
+
+def _scored(
+    way: Way, rows: Batch, slices: Iterable[slice], role: str, seed: int, device: str | torch.device
+) -> Scored:  # fmt: skip
+    """The rows of each slice in turn, each with a generator of its own."""
+    x, c = rows
+    parts = []
+    for i, batch in enumerate(slices):
+        generator = stream(seed, role, i, device=device)
+        parts.append(_called(way, x[batch].to(device), None if c is None else c[batch].to(device), generator))
+    biases = [part.bias for part in parts if part.bias is not None]
+    return Scored(torch.cat([part.value for part in parts]), parts[0].kind, torch.cat(biases) if biases else None)
 
 
 @torch.no_grad()
-def _called(way: Way, x: Tensor, c: Tensor | None, generator: Generator) -> tuple[Tensor, Tensor | None]:
-    value, bias = way.call(x, c, generator)
-    return value.double().cpu(), None if bias is None else bias.double().cpu()
+def _called(way: Way, x: Tensor, c: Tensor | None, generator: Generator) -> Scored:
+    told = way.call(x, c, generator)
+    if isinstance(told, Tensor):
+        return Scored(told.double().cpu(), way.kind)
+    kind: Kind = "estimate of a lower bound" if told.of_bound else "estimate"
+    return Scored(told.value.double().cpu(), kind, told.bias.double().cpu())
 
 
 def _rate(way: Way, rows: Batch, clock: Clock, seed: int, device: str | torch.device) -> float:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pofx.conditions import Classes, Condition, TextCondition
+from pofx.conditions import Classes, Condition, TextCondition, VectorCondition
 
 
 class MLP(nn.Module):
@@ -55,7 +55,13 @@ class MLP(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-    """Rows of a condition to vectors (B, width); the null row has a learnt vector of its own."""
+    """Rows of a condition to vectors (B, width); the null row has a learnt vector of its own.
+
+    Rows of numbers come in units of their own: they are standardised by the rows kept of the training split.
+    """
+
+    mean: Tensor
+    scale: Tensor
 
     def __init__(self, condition: Condition, width: int) -> None:
         super().__init__()
@@ -66,6 +72,12 @@ class ConditionEmbedding(nn.Module):
             self.rows = _TextRows(len(condition.names) + 1, condition.shape[0], width)
         else:
             self.rows = nn.Sequential(nn.Flatten(), MLP(math.prod(condition.shape), (2 * width,), width))
+        seen = torch.tensor(condition.examples) if isinstance(condition, VectorCondition) else torch.empty(0)
+        mean, scale = (
+            (seen.mean(0), seen.std(0).clamp(min=1e-6)) if len(seen) > 1 else (torch.zeros(()), torch.ones(()))
+        )
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
         self.null = None if isinstance(condition, Classes) else nn.Parameter(torch.randn(width) * 0.02)
 
     def forward(self, c: Tensor) -> Float[Tensor, "B E"]:
@@ -73,7 +85,8 @@ class ConditionEmbedding(nn.Module):
         if self.null is None:
             return self.rows(c)
         gone = self.condition.is_null(c)
-        rows = self.rows(c if c.dtype == torch.int64 else c.nan_to_num().to(self.null.dtype))
+        read = c if c.dtype == torch.int64 else ((c.to(self.null) - self.mean) / self.scale).nan_to_num()
+        rows = self.rows(read)
         return torch.where(gone[:, None], self.null, rows)
 
 

@@ -140,13 +140,15 @@ def _standing(ahead: Entrant, others: list[Entrant], domain: Domain) -> str:
 def _why_unranked(s: Score, t: Score, domain: Domain) -> str:
     if min(s.n, t.n) < FEWEST:
         return f"n = {min(s.n, t.n)} is too few"
+    if s.stderr is None or t.stderr is None:
+        return "one figure has no error bar"
     for score in (t, s):
         if score.bias is not None and score.bias > (score.stderr or 0.0):
             return f"a numerical bias of {abs(in_unit(score.bias, domain)):.3f} exceeds the noise"
     if "bound" in t.kind:
         return "a bound may be loose"
-    if s.stderr is None or t.stderr is None:
-        return "one figure has no error bar"
+    if abs(s.value - t.value) <= 2 * math.hypot(s.stderr, t.stderr):
+        return "the gap is within the noise"
     return f"one figure is of kind '{t.kind}', the other '{s.kind}'"
 
 

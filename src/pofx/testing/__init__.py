@@ -1,7 +1,8 @@
 """The contract as checks that any model can be put through, on a tiny form of it; yours, too.
 
-Each check is a function ``check_...(build, domain, condition, *, steps)`` that raises ``AssertionError`` with a sentence
-where the promise in its name is broken. ``build`` makes an untrained model; ``steps`` is for how many rounds to train it.
+Each check is a function ``check_...(build, domain, condition, *, steps)`` that raises ``AssertionError``, with a
+sentence, where the promise in its name is broken. ``build`` makes an untrained model, which the check trains for
+``steps`` rounds.
 
 >>> from pofx.catalogue import find
 >>> from pofx.testing import TINY, failures

@@ -1,6 +1,7 @@
 """Promises about what a model does: its randomness is the generator's, its samples canonical, its state its own."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from pofx.protocols import (
     Represents,
     Samples,
     Scores,
+    Turn,
     capabilities,
 )
 from pofx.randomness import seeded_init, stream
@@ -46,7 +48,7 @@ from pofx.testing.verdicts import ensure, ensure_close, ensure_same_bits, same_l
 def check_randomness_is_the_generator(build: Build, domain: Domain, condition: Condition | None, *, steps: int) -> None:
     """Equal generators give equal bits whatever the global state, which is neither read nor moved."""
     model = specimen(build, domain, condition, steps)
-    for what, draw in _draws(model, domain, condition).items():
+    for what, draw in _draws(model, domain, *tiny_data(domain, condition, 20)).items():
         with seeded_init(1):
             state, numpy_state = torch.get_rng_state(), _numpy_state()
             first = draw(stream(0, "draw"))
@@ -82,13 +84,12 @@ def _numpy_state() -> str:
     return str(np.random.get_state())  # noqa: NPY002  the old global state is just what must not move
 
 
-def _draws(model: Any, domain: Domain, condition: Condition | None) -> dict[str, Callable[[Generator], Tensor]]:
+def _draws(model: Any, domain: Domain, x: Tensor, c: Tensor | None) -> dict[str, Callable[[Generator], Tensor]]:
     """Every method of the contract that takes a generator."""
     able = capabilities(model)
-    x, c = (None if t is None else t[:20] for t in tiny_data(domain, condition))
     draws: dict[str, Callable[[Generator], Tensor]] = {}
     if Samples in able:
-        draws["sample"] = lambda g: model.sample(20, c, generator=g)
+        draws["sample"] = lambda g: model.sample(len(x), c, generator=g)
         draws["sample without a condition"] = lambda g: model.sample(20, generator=g)
     if Bounds in able:
         draws["elbo"] = lambda g: model.elbo(x, c, samples=2, generator=g)
@@ -101,10 +102,18 @@ def _draws(model: Any, domain: Domain, condition: Condition | None) -> dict[str,
     if Completes in able:
         for what, known in masks(domain):
             if model.completes(known):
-                draws[f"complete with {what} known"] = lambda g, known=known: model.complete(x, known, c, generator=g)
+                draws[f"complete with {what} known"] = partial(_complete, model, x, known, c)
     for turn in turns_of(model):
-        draws[f"loss of {turn.player}"] = lambda g, turn=turn: turn.loss(x, c, generator=g).total
+        draws[f"loss of {turn.player}"] = partial(_total, turn, x, c)
     return draws
+
+
+def _complete(model: Any, x: Tensor, known: Tensor, c: Tensor | None, g: Generator) -> Tensor:
+    return model.complete(x, known, c, generator=g)
+
+
+def _total(turn: Turn, x: Tensor, c: Tensor | None, g: Generator) -> Tensor:
+    return turn.loss(x, c, generator=g).total
 
 
 # ---- samples
@@ -141,7 +150,7 @@ def check_completion_keeps_what_is_known(
 ) -> None:
     """The known values come back as they were, canonical; a mask of one observation serves all; some mask is taken."""
     model = specimen(build, domain, condition, steps)
-    x, c = (None if t is None else t[:30] for t in tiny_data(domain, condition))
+    x, c = tiny_data(domain, condition, 30)
     taken = [(what, known) for what, known in masks(domain) if model.completes(known)]
     ensure(bool(taken), "completes() refuses every mask, even that of nothing known")
     for what, known in taken:
@@ -183,9 +192,10 @@ def check_unconditional_samples_are_the_mixture(
 def check_condition_informs_the_density(build: Build, domain: Domain, condition: Classes, *, steps: int) -> None:
     """The training data are likelier given their own class than given another's."""
     model = specimen(build, domain, condition, steps, double=True)
-    x, c = tiny_data(domain, condition)
+    x, own_class = tiny_data(domain, condition)
+    assert own_class is not None
     with torch.no_grad():
-        own, other = (float(model.log_prob(x, k).mean()) for k in (c, (c + 1) % condition.count))
+        own, other = (float(model.log_prob(x, c).mean()) for c in (own_class, (own_class + 1) % condition.count))
     ensure(own > other + 0.01, f"mean log_prob given the own class is {own:.4f}, given another's {other:.4f}")
 
 
@@ -193,11 +203,12 @@ def check_condition_informs_the_density(build: Build, domain: Domain, condition:
 def check_condition_informs_the_bound(build: Build, domain: Domain, condition: Classes, *, steps: int) -> None:
     """The training data have a higher bound given their own class than given another's."""
     model = specimen(build, domain, condition, steps, double=True)
-    x, c = tiny_data(domain, condition)
+    x, own_class = tiny_data(domain, condition)
+    assert own_class is not None
     with torch.no_grad():
         own, other = (
-            float(model.elbo(x, k, samples=20, generator=stream(0, "elbo")).mean())
-            for k in (c, (c + 1) % condition.count)
+            float(model.elbo(x, c, samples=20, generator=stream(0, "elbo")).mean())
+            for c in (own_class, (own_class + 1) % condition.count)
         )
     ensure(own > other, f"mean elbo given the own class is {own:.4f}, given another's {other:.4f}")
 
@@ -209,7 +220,7 @@ def check_condition_not_trained_with_is_refused(
     """A model without a condition does not silently ignore one; a class that there is not is refused."""
     model = specimen(build, domain, condition, steps)
     c = TWO_CLASSES.sample(4, generator=stream(0, "refused")) + (0 if condition is None else 90)
-    x = tiny_data(domain, condition)[0][:4]
+    x = tiny_data(domain, condition, 4)[0]
     able = capabilities(model)
     asked: dict[type, Callable[[], Any]] = {
         Samples: lambda: model.sample(4, c, generator=stream(0, "refused")),
@@ -244,7 +255,7 @@ def check_encoding_without_a_generator_is_one_value(
 ) -> None:
     """``encode`` without a generator is the mode: the same bits each time, each row alone as in the batch, finite."""
     model = specimen(build, domain, condition, steps, double=True)
-    x, c = (None if t is None else t[:10] for t in tiny_data(domain, condition))
+    x, c = tiny_data(domain, condition, 10)
     with torch.no_grad():
         z = model.encode(x, c)
         ensure_same_bits(z, model.encode(x, c), "encode without a generator gives two values")
@@ -259,7 +270,7 @@ def check_decoding_is_a_distribution_over_observations(
 ) -> None:
     """``decode(z)`` has ``log_prob`` (B,), and ``sample`` and ``mode`` that are canonical."""
     model = specimen(build, domain, condition, steps)
-    x, c = (None if t is None else t[:10] for t in tiny_data(domain, condition))
+    x, c = tiny_data(domain, condition, 10)
     with torch.no_grad():
         p = model.decode(model.encode(x, c), c)
         log_p = p.log_prob(x)
@@ -273,7 +284,7 @@ def check_decoding_is_a_distribution_over_observations(
 def check_features_are_finite_rows(build: Build, domain: Domain, condition: Condition | None, *, steps: int) -> None:
     """(B, F), finite, the same bits each time, each row alone as in the batch."""
     model = specimen(build, domain, condition, steps, double=True)
-    x = tiny_data(domain, condition)[0][:10]
+    x = tiny_data(domain, condition, 10)[0]
     with torch.no_grad():
         f = model.features(x)
         ensure(f.ndim == 2 and len(f) == 10, f"features have shape {tuple(f.shape)} for 10 observations, not (10, F)")
@@ -296,8 +307,9 @@ def check_saved_and_loaded_gives_the_same_bits(
         loaded = build()
     loaded.load_state_dict(load(saved))
     loaded.eval()
-    again = _outputs(loaded, domain, condition)
-    for what, value in _outputs(model, domain, condition).items():
+    x, c = tiny_data(domain, condition, 20)
+    again = _outputs(loaded, domain, x, c)
+    for what, value in _outputs(model, domain, x, c).items():
         ensure_same_bits(value, again[what], f"{what} differs after saving and loading")
 
 
@@ -305,12 +317,12 @@ def check_saved_and_loaded_gives_the_same_bits(
 def check_what_is_given_is_left_alone(build: Build, domain: Domain, condition: Condition | None, *, steps: int) -> None:
     """No method writes into its arguments, moves a parameter or leaves a gradient; equal seeds build equal models."""
     model = specimen(build, domain, condition, steps)
-    x, c = tiny_data(domain, condition)
+    x, c = tiny_data(domain, condition, 20)
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    _outputs(model, domain, condition, x, c)
-    fresh_x, fresh_c = tiny_data(domain, condition)
-    ensure_same_bits(x, fresh_x, "a method has written into x")
-    ensure(c is None or torch.equal(c, fresh_c), "a method has written into the condition")
+    _outputs(model, domain, x, c)
+    for given, again in zip((x, c), tiny_data(domain, condition, 20)):
+        if given is not None and again is not None:
+            ensure_same_bits(given, again, "a method has written into what it was given")
     for name, t in model.state_dict().items():
         ensure_same_bits(t, before[name], f"asking the model has changed its {name}")
     with seeded_init(3):
@@ -338,12 +350,8 @@ def check_adapting_repeats(build: Build, domain: Domain, condition: Condition | 
 
 
 @torch.no_grad()
-def _outputs(
-    model: Any, domain: Domain, condition: Condition | None, x: Tensor | None = None, c: Tensor | None = None
-) -> dict[str, Tensor]:
+def _outputs(model: Any, domain: Domain, x: Tensor, c: Tensor | None) -> dict[str, Tensor]:
     """What the model says about some observations, its draws included."""
-    if x is None:
-        x, c = (None if t is None else t[:20] for t in tiny_data(domain, condition))
     able = capabilities(model)
     outputs = {}
     if Scores in able:
@@ -353,5 +361,5 @@ def _outputs(
     if Encodes in able:
         outputs["the mode of encode"] = model.encode(x, c)
     with torch.enable_grad():
-        draws = {what: draw(stream(0, "outputs")).detach() for what, draw in _draws(model, domain, condition).items()}
+        draws = {what: draw(stream(0, "outputs")).detach() for what, draw in _draws(model, domain, x, c).items()}
     return outputs | draws

@@ -57,7 +57,7 @@ def check_log_prob_takes_each_row_alone(
 ) -> None:
     """A row has the same log_prob alone as in a batch; one row of a condition serves all."""
     model = specimen(build, domain, condition, steps, double=True)
-    x, c = (None if t is None else t[:6] for t in tiny_data(domain, condition))
+    x, c = tiny_data(domain, condition, 6)
     with torch.no_grad():
         whole = model.log_prob(x, c)
         alone = torch.cat([model.log_prob(x[i : i + 1], None if c is None else c[i : i + 1]) for i in range(6)])
@@ -109,7 +109,7 @@ def check_bound_has_no_mass_above_one(build: Build, domain: Domain, condition: C
 
 @promise(Bounds, Encodes, Decodes, stages=BOTH)
 def check_bound_meets_quadrature(build: Build, domain: Domain, condition: Condition | None, *, steps: int) -> None:
-    """With many samples the bound is log p(x) = log integral p(x|z) N(z; 0, I) dz, for latents of one or two numbers."""
+    """With many samples the bound is log p(x) = log integral p(x|z) N(z; 0, I) dz, where z is one or two numbers."""
     model = specimen(build, domain, condition, steps, double=True)
     x = _points(domain)[:8]
     for given, c in given_rows(condition):
@@ -129,7 +129,7 @@ def check_bound_meets_plain_monte_carlo(
     model = specimen(build, domain, condition, steps, double=True)
     if not hasattr(model, "q"):
         return
-    x, c = (None if t is None else t[:8] for t in tiny_data(domain, condition))
+    x, c = tiny_data(domain, condition, 8)
     draws = 1000
     many, rows = _repeat(x, draws), None if c is None else _repeat(c, draws)
     with torch.no_grad():
@@ -160,7 +160,7 @@ def check_estimate_has_mass_one(build: Build, domain: Domain, condition: Conditi
 def check_estimate_converges(build: Build, domain: Domain, condition: Condition | None, *, steps: int) -> None:
     """Its bias, by halving the steps, shrinks with more of them."""
     model = specimen(build, domain, condition, steps, double=True)
-    x, c = (None if t is None else t[:50] for t in tiny_data(domain, condition))
+    x, c = tiny_data(domain, condition, 50)
     with torch.no_grad():
         coarse, fine = (
             model.estimate_log_prob(x, c, generator=stream(0, "estimate"), steps=n).bias.abs().mean() for n in (4, 32)
@@ -251,7 +251,7 @@ def masks(domain: Domain) -> list[tuple[str, Tensor]]:
 
 def _points(domain: Domain) -> Tensor:
     """Some observations, canonical: all where they can be listed."""
-    return tiny_data(domain, None)[0][:8] if isinstance(domain, Vectors) else lattice(domain).points
+    return tiny_data(domain, None, 8)[0] if isinstance(domain, Vectors) else lattice(domain).points
 
 
 def _mass(log_p: Tensor, space: Lattice) -> float:

@@ -51,7 +51,7 @@ def check_gradient_meets_finite_differences(
     model = specimen(build, domain, condition, steps, double=True).train()
     if getattr(model, "biased_gradient", ""):
         return
-    x, c = (None if t is None else t[:40] for t in tiny_data(domain, condition))
+    x, c = tiny_data(domain, condition, 40)
     names = {id(p): name for name, p in model.named_parameters()}
     for turn in turns_of(model):
         gradients = torch.autograd.grad(_total(turn, x, c), turn.parameters, allow_unused=True)
@@ -86,19 +86,20 @@ def check_loss_is_a_mean_over_the_batch(
 ) -> None:
     """A batch and the same batch twice have one loss, within its noise; total and parts are finite scalars."""
     model = specimen(build, domain, condition, steps, double=True).train()
-    x, c = (None if t is None else t[:60] for t in tiny_data(domain, condition))
+    x, c = tiny_data(domain, condition, 60)
     twice, rows = torch.cat([x, x]), None if c is None else torch.cat([c, c])
     for turn in turns_of(model):
+        player = turn.player
         once = turn.loss(x, c, generator=stream(0, "loss"))
         for name, value in {"total": once.total, **once.parts}.items():
-            ensure(value.ndim == 0, f"{name} of {turn.player}'s loss has shape {tuple(value.shape)}, not a scalar's")
-            ensure(bool(value.isfinite()), f"{name} of {turn.player}'s loss is {value}")
+            ensure(value.ndim == 0, f"{name} of {player}'s loss has shape {tuple(value.shape)}, not a scalar's")
+            ensure(bool(value.isfinite()), f"{name} of {player}'s loss is {value}")
         small, large = (_totals(turn, *batch, draws=24) for batch in ((x, c), (twice, rows)))
         noise = 5 * float((small.var() / 24 + large.var() / 24).sqrt())
         gap = abs(float(small.mean() - large.mean()))
         ensure(
             gap < 0.25 * abs(float(small.mean())) + noise + 1e-6,
-            f"{turn.player}'s loss goes from {float(small.mean()):.4g} to {float(large.mean()):.4g} on the same batch twice",
+            f"{player}'s loss goes from {float(small.mean()):.4g} to {float(large.mean()):.4g} on the same batch twice",
         )
 
 
@@ -112,7 +113,7 @@ def check_loss_is_the_likelihood(build: Build, domain: Domain, condition: Condit
 
     A model that minimises something else says so: ``model.surrogate``, a sentence, exempts its total.
     """
-    x, c = (None if t is None else t[:50] for t in tiny_data(domain, condition))
+    x, c = tiny_data(domain, condition, 50)
     scales = []
     for n in (0, steps):
         model = specimen(build, domain, condition, n, double=True)

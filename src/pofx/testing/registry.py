@@ -10,7 +10,6 @@ from pofx.protocols import Learns, Plays, capabilities
 from pofx.randomness import seeded_init
 from pofx.testing.specimens import STEPS, Build
 
-
 Given = Literal["any", "classes", "nothing"]
 
 

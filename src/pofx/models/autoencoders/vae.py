@@ -76,6 +76,8 @@ class VAE(nn.Module):
         else:
             self.encoder = MLP(domain.dims, hidden, 2 * self.latent_dim, context=context)
             self.decoder = MLP(self.latent_dim, hidden[::-1], self.p.outputs * domain.dims, context=context)
+        if isinstance(domain, Vectors):
+            self.encoder, self.decoder = _near_identity(self.encoder, self.decoder, domain.dim, self.latent_dim)
         # A bias for every output, also of a convolution: it starts at the marginals of the training split.
         self.bias = nn.Parameter(torch.zeros(self.p.outputs * domain.dims))
         self.recipe = _recipe(domain, conv)
@@ -218,6 +220,30 @@ class VAE(nn.Module):
         if self.condition is None or c is None or not self.drop:
             return c
         return drop(self.condition, c, self.drop, generator=generator)
+
+
+class _Skip(nn.Module):
+    """A network beside a linear map of its input."""
+
+    def __init__(self, network: nn.Module, weight: Float[Tensor, "O I"]) -> None:
+        super().__init__()
+        self.network, self.weight = network, nn.Parameter(weight)
+
+    def forward(self, x: Float[Tensor, "*B I"], context: Tensor | None = None) -> Float[Tensor, "*B O"]:
+        return self.network(x, context) + x @ self.weight.T
+
+
+def _near_identity(encoder: MLP, decoder: MLP, dim: int, latent_dim: int) -> tuple[_Skip, _Skip]:
+    """Both networks around an orthogonal map and its transpose, with a narrow posterior to begin with.
+
+    So training starts where z tells x and p(x) is about normal, and bends that; from random networks it often ends
+    where z tells nothing (posterior collapse).
+    """
+    there = nn.init.orthogonal_(torch.empty(latent_dim, dim))
+    with torch.no_grad():
+        encoder.head.bias[latent_dim:] += 2 * math.log(1 / 4)
+    zeros = torch.zeros(decoder.head.out_features - dim, latent_dim)
+    return _Skip(encoder, torch.cat([there, torch.zeros(latent_dim, dim)])), _Skip(decoder, torch.cat([there.T, zeros]))
 
 
 def _log_mean_exp(log_w: Float[Tensor, "K B"]) -> Float[Tensor, "B"]:

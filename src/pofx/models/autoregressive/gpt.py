@@ -55,10 +55,10 @@ class GPT(nn.Module):
         self.width, self.layers, self.heads = (b if a is None else a for a, b in zip(given, size))
         self.trunk = Transformer(self.width, self.layers, self.heads, pattern="causal")
         self.symbols = nn.Embedding(self.sequence.vocabulary, self.width)
-        if isinstance(domain, Images):
-            _smooth(self.symbols.weight)
         axes = domain.shape[1:] + domain.shape[:1] if isinstance(domain, Images) else ()  # H, W, C
         self.axes = nn.ModuleList(nn.Embedding(extent, self.width) for extent in axes)
+        for embedding in (self.symbols, *self.axes) if axes else ():
+            _smooth(embedding.weight)
         if condition is None:
             self.start = nn.Parameter(torch.randn(self.width))
         else:
@@ -141,9 +141,13 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Float[Tensor, "B F"]:
-        """(B, E) hidden states after the middle block, averaged over positions; given the null condition."""
+        """(B, E) hidden states after the middle block, averaged over positions; given the null condition.
+
+        The last symbol, from which nothing is predicted, is not read.
+        """
         s = self.sequence.read(self.domain.check(x)).long()
-        h = self.trunk(self._inputs(s, None, 0, s.shape[1]), self._turn(0, s.shape[1]), depth=(self.layers + 1) // 2)
+        stop = self.sequence.length
+        h = self.trunk(self._inputs(s, None, 0, stop), self._turn(0, stop), depth=(self.layers + 1) // 2)
         return rms_norm(h).mean(1)
 
     def _log_p(self, s: Int[Tensor, "B T"], c: Tensor | None) -> Float[Tensor, "B T"]:
@@ -154,7 +158,7 @@ class GPT(nn.Module):
 
     def _logits(self, s: Tensor, c: Tensor | None, first: int, stop: int, cache: Cache | None = None) -> Tensor:
         """(B, stop - first, V) of the symbols at ``first`` .. ``stop`` - 1."""
-        h = self.trunk(self._inputs(s, c, first, stop), self._turn(first, stop, s.device), cache=cache)
+        h = self.trunk(self._inputs(s, c, first, stop), self._turn(first, stop), cache=cache)
         return self.head(rms_norm(h))
 
     def _inputs(self, s: Tensor, c: Tensor | None, first: int, stop: int) -> Float[Tensor, "B T E"]:
@@ -173,7 +177,7 @@ class GPT(nn.Module):
         c = self.condition.null(n).to(self.head.weight.device) if c is None else c
         return self.given(c).expand(n, -1)
 
-    def _turn(self, first: int, stop: int, device: torch.device | None = None) -> Tensor:
+    def _turn(self, first: int, stop: int) -> Tensor:
         """Rotary angles: of t in tokens, of row and column in pictures."""
         places = self.sequence.places[first:stop, :2].to(self.head.weight.device)
         base = 10000.0 if isinstance(self.domain, Tokens) else 100.0
@@ -215,7 +219,7 @@ class GPT(nn.Module):
 
 @torch.no_grad()
 def _smooth(weight: Float[Tensor, "V E"], scale: float = 0.2) -> None:
-    """Levels near each other start near each other, sqrt(2) cos(omega u / scale + phi), where a table would not know.
+    """Levels, or places, near each other start near each other: sqrt(2) cos(omega u / scale + phi), u in [0, 1].
 
     Source: Rahimi and Recht 2007, "Random features for large-scale kernel machines", algorithm 1.
     """
@@ -224,21 +228,33 @@ def _smooth(weight: Float[Tensor, "V E"], scale: float = 0.2) -> None:
     weight.copy_(math.sqrt(2) * torch.cos(u / scale * torch.randn(width) + 2 * math.pi * torch.rand(width)))
 
 
+_TEXT = {
+    "optimiser": "muon",
+    "learning_rate": 6e-3,
+    "muon_learning_rate": 0.02,
+    "beta1": 0.8,
+    "beta2": 0.95,
+    "schedule": "trapezoid",
+    "warmup": 1 / 6,
+    "cooldown": 0.5,
+    "ema": 0.0,
+}
+_PICTURES = {
+    "optimiser": "muon",
+    "learning_rate": 4e-3,
+    "muon_learning_rate": 0.03,
+    "weight_decay": 0.3,
+    "schedule": "trapezoid",
+    "warmup": 0.05,
+    "cooldown": 0.5,
+    "ema": 0.1,
+}
+
+
 def _advice(sequence: SymbolSequence) -> tuple[tuple[int, int, int], dict[str, Any]]:
-    """(width, layers, heads) and training settings by the domain: measured on digits, MNIST and tiny shakespeare."""
-    muon = {"optimiser": "muon", "schedule": "trapezoid"}
+    """(width, layers, heads) and training settings by the domain; for text, batches of about 1280 symbols."""
     if isinstance(sequence.domain, Tokens):
-        symbols = max(8, 1280 // sequence.length)
-        betas = {"beta1": 0.8, "beta2": 0.95}
-        rates = {"learning_rate": 6e-3, "muon_learning_rate": 0.02, "warmup": 1 / 6, "cooldown": 0.5, "ema": 0.0}
-        return (128, 4, 4), muon | betas | rates | {"batch_size": symbols}
-    rates = {
-        "learning_rate": 4e-3,
-        "muon_learning_rate": 0.03,
-        "warmup": 0.05,
-        "cooldown": 0.5,
-        "ema": 0.1,
-        "weight_decay": 0.3,
-    }
-    small = sequence.length <= 256
-    return ((64, 2, 2) if small else (96, 3, 3)), muon | rates | {"batch_size": 32 if small else 16}
+        return (128, 4, 4), _TEXT | {"batch_size": max(8, 1280 // sequence.length)}
+    if sequence.length <= 256:
+        return (64, 2, 2), _PICTURES | {"batch_size": 32}
+    return (64, 3, 2), _PICTURES | {"batch_size": 8}

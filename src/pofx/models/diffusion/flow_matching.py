@@ -24,7 +24,7 @@ class FlowMatching(nn.Module):
     r"""A velocity field v(y, t), trained by regression; samples and densities come from its ODE dy/dt = v(y, t).
 
     $L = E_{t, x_0, x_1} |v(x_t, t) - (x_1 - x_0)|^2 / D$, with $x_t = t x_1 + (1 - t) x_0$, $x_0 \sim N(0, I)$, $x_1$
-    the data, $t$ uniform. Inside, vectors are standardised and pictures are dequantised to [-1, 1].
+    the data, $t$ uniform. Inside, levels are dequantised to [-1, 1]; vectors and continuous pictures are standardised.
 
     Source: Lipman et al. 2023, arXiv:2210.02747, eq. (23); Liu et al. 2022, arXiv:2209.03003 (rectified flow);
     guidance: Ho and Salimans 2022, arXiv:2207.12598, eq. (6).
@@ -42,7 +42,7 @@ class FlowMatching(nn.Module):
         *,
         condition: Condition | None = None,
         network: Literal["auto", "mlp", "unet"] = "auto",
-        hidden: tuple[int, ...] = (192, 192, 192),
+        hidden: tuple[int, ...] = (128, 128, 128, 128),
         width: int = 32,
         drop: float = 0.1,
     ) -> None:
@@ -55,14 +55,14 @@ class FlowMatching(nn.Module):
         self.net = UNet(domain.shape, width=width, context=context) if unet else _Flat(domain.dims, hidden, context)
         self.time = TimeEmbedding(context)
         self.given = None if condition is None else ConditionEmbedding(condition, context)
-        if isinstance(domain, Vectors):
-            self.units = Standardise(domain.dim)
+        levels = domain.levels if isinstance(domain, Images) else None
+        self.units = Standardise(domain.dims) if levels is None else None
         self.recipe = _recipe(domain)
 
     def adapt(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator) -> None:
-        """Takes mean and scale of vectors from the training split; pictures have theirs by definition."""
-        if isinstance(self.domain, Vectors):
-            self.units.adapt(x)
+        """Takes mean and scale from the training split; those of integer levels are given."""
+        if self.units is not None:
+            self.units.adapt(x.flatten(1))
 
     def velocity(self, y: Float[Tensor, "B *S"], t: Float[Tensor, "#B"], c: Tensor | None) -> Float[Tensor, "B *S"]:
         """v(y, t | c), with one t for all or one each: a network around the field that is right for data N(0, I)."""
@@ -103,7 +103,7 @@ class FlowMatching(nn.Module):
         if method not in _SOLVERS:
             raise Unusable(f"method must be heun or euler, got {method!r}; leave it out for heun")
         if guidance != 1 and self.condition is None:
-            raise Unusable(f"guidance needs a model with a condition, got {guidance}; fit it with --condition")
+            raise Unusable(f"guidance must be 1 for a model without a condition, got {guidance}; fit with --condition")
         c = rows_for(self.condition, condition, n, generator=generator)
         x_0 = self._noise(n, generator=generator)
         grid = torch.linspace(0, 1, steps + 1, device=x_0.device, dtype=x_0.dtype)
@@ -127,10 +127,8 @@ class FlowMatching(nn.Module):
         y = self._inside(x, generator=generator)
         c = expand(self.condition, condition, len(x))
         probes = trace_probes(y, generator=generator)
-        value, halved = (self._log_prob(y, c, probes, n) for n in (steps, max(1, steps // 2)))
-        return Estimate(
-            value, value - halved, of_bound=isinstance(self.domain, Images) and self.domain.levels is not None
-        )
+        value, halved = (self._log_prob(y, c, probes, n) for n in (steps, steps // 2))
+        return Estimate(value, value - halved, of_bound=self.units is None)
 
     @torch.no_grad()
     def encode(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
@@ -154,7 +152,7 @@ class FlowMatching(nn.Module):
             return marginal(self.condition, y, lambda c: self._log_prob(y, c, probes, steps), what="estimate_log_prob")
         grid = torch.linspace(1, 0, steps + 1, device=y.device, dtype=y.dtype)
         z, divergence = with_divergence(heun, self._field(c), y, grid, probes)
-        log_volume = self.domain.log_volume if isinstance(self.domain, Images) else self.units.log_volume
+        log_volume = self.domain.log_volume if self.units is None else self.units.log_volume
         return torch.distributions.Normal(0.0, 1.0).log_prob(z).flatten(1).sum(1) + divergence + log_volume
 
     def _field(self, c: Tensor | None, guidance: float = 1.0) -> Field:
@@ -178,10 +176,10 @@ class FlowMatching(nn.Module):
     def _dropped(self, condition: Tensor | None, n: int, *, generator: Generator) -> Tensor | None:
         """The condition rows of a batch, some replaced by the null."""
         c = expand(self.condition, condition, n)
-        if self.condition is None or c is None:
-            if self.condition is not None:
-                raise Unusable("the loss of a conditional model needs the condition of each observation, got none")
+        if self.condition is None:
             return None
+        if c is None:
+            raise Unusable("the loss of a conditional model needs the condition of each observation, got none")
         return drop(self.condition, c, self.drop, generator=generator)
 
     def _noise(self, n: int, *, generator: Generator) -> Tensor:
@@ -189,16 +187,17 @@ class FlowMatching(nn.Module):
         return torch.randn(shape, generator=generator, device=generator.device, dtype=weight.dtype)
 
     def _inside(self, x: Tensor, *, generator: Generator | None) -> Tensor:
-        """Canonical x to what the field moves: standardised vectors, pictures in [-1, 1] (dequantised to be random)."""
-        if isinstance(self.domain, Vectors):
-            return self.units(x)
-        centred = self.domain.centre(x) if generator is None else self.domain.dequantise(x, generator=generator)
-        return centred.to(self._weight.dtype)
+        """Canonical x to what the field moves; levels are dequantised, or put at the middle without a generator."""
+        if self.units is not None:
+            return self.units(x.flatten(1)).view_as(x)
+        y = self.domain.centre(x) if generator is None else self.domain.dequantise(x, generator=generator)
+        return y.to(self._weight.dtype)
 
     def _outside(self, y: Tensor) -> Tensor:
         """The inverse of ``_inside``, canonical."""
-        x = self.units.inverse(y) if isinstance(self.domain, Vectors) else self.domain.quantise(y)
-        return x.to(self.domain.dtype)
+        if self.units is None:
+            return self.domain.quantise(y)
+        return self.units.inverse(y.flatten(1)).view_as(y).to(self.domain.dtype)
 
     @property
     def _weight(self) -> Tensor:
@@ -230,7 +229,7 @@ def _check_arguments(domain: Images | Vectors, network: str, hidden: tuple[int, 
     if network == "unet" and not isinstance(domain, Images):
         raise Unusable(f"network unet takes images, got {domain.kind}; use mlp")
     if not hidden or min(hidden) < 1:
-        raise Unusable(f"hidden must name at least one layer of positive size, got {hidden}; 192 192 192 is usual")
+        raise Unusable(f"hidden must name at least one layer of positive size, got {hidden}; 128 128 128 128 is usual")
     if width < 1:
         raise Unusable(f"width must be at least 1, got {width}; 32 is usual")
     if not 0 <= drop < 1:
@@ -240,6 +239,6 @@ def _check_arguments(domain: Images | Vectors, network: str, hidden: tuple[int, 
 def _recipe(domain: Images | Vectors) -> dict[str, Any]:
     """Training settings found on 8x8 digits, MNIST and 2-D toys."""
     if isinstance(domain, Vectors):
-        return {"batch_size": 1024, "learning_rate": 2e-3, "ema": 0.1}
+        return {"batch_size": 512, "learning_rate": 2e-3, "ema": 0.1}
     small = domain.dims <= 256
     return {"batch_size": 48 if small else 64, "learning_rate": 3e-3, "ema": 0.1}
