@@ -6,7 +6,7 @@ from torch.nn.functional import logsigmoid, softplus
 
 
 def bare_vae(x, seed=0, planned=10_000):
-    """A function that makes one step of a VAE on pictures x (N, C, H, W) of 17 levels: net, AdamW, clip, cosine, EMA."""
+    """A function that makes one step of a VAE on pictures x (N, C, H, W) of 17 levels."""
     g, d, k = torch.Generator().manual_seed(seed), x[0].numel(), 16
     encoder = nn.Sequential(nn.Linear(d, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 2 * k))
     decoder = nn.Sequential(nn.Linear(k, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 2 * d))

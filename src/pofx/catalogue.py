@@ -144,7 +144,7 @@ _TABLE: tuple[Entry, ...] = (
         "n-gram",
         "pofx.models.baselines.ngram:NGram",
         family="baselines",
-        paper="Kneser and Ney 1995",
+        paper="Witten and Bell 1991",
         summary="each symbol or pixel from the few before it, by counting",
         domains=("tokens", "images"),
         tiny={kind: {"order": 3} for kind in ("tokens", "images")},

@@ -196,6 +196,14 @@ def test_little_time_gives_few_rows_and_much_the_same_figures_twice():
     assert timeless[0] != [s for s in scores.values() if s.metric not in ("sampling speed", "peak memory")]
 
 
+@pytest.mark.parametrize("split", ["validation", "train"])
+def test_other_splits_are_scored_and_say_so(split):
+    scores = evaluate(Normal(Vectors(2)), normal_data(100), split=split, seconds=20)
+    assert {s.split for s in scores if s.metric == "frechet"} == {split}
+    frechet = next(s for s in scores if s.metric == "frechet")
+    assert 0.001 < frechet.floor < 0.3  # rows of a floor are never those it is measured against
+
+
 def test_modes_and_the_global_random_state_are_put_back():
     model = Normal(Vectors(2))
     model.train()
@@ -266,6 +274,7 @@ def test_pace_begins_small_grows_and_stops():
     sizes = [rows.stop - rows.start for rows in paced(100, Clock.of(60), largest=32)]
     assert sizes == [8, 16, 32, 32, 12]
     assert [rows.stop for rows in paced(100, Clock.of(0), largest=32)] == [8]
+    assert [rows.stop for rows in paced(100, Clock.of(0), largest=1)] == [1]
 
 
 @pytest.mark.parametrize(

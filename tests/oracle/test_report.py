@@ -122,6 +122,10 @@ def test_a_memoriser_is_named_and_left_out_of_the_ranking():
     _, body = headline(rows, DIGITS)
     assert not any(cell.leads for cell in body[0])
     assert "repeat training data" in good_for(thief, rows, DIGITS)
+    few = row("few", ratio(0.4), coverage(0.3))
+    assert not memorises(few, (few, copy))
+    assert memorises(replace(few, by_seed=((ratio(0.1), coverage(0.3)),)), (copy,))
+    assert memorises(replace(few, by_seed=((ratio(0.4), coverage(0.93)),)), (copy,))
 
 
 def test_samples_are_compared_at_like_n_and_beside_their_floor():
@@ -249,3 +253,7 @@ def test_the_page_of_texts_and_of_vectors():
     v = torch.randn(50, 2, generator=stream(0, "test"))
     drawn = page(Data("v", Vectors(2), Rows(v), Rows(v), Rows(v)), row("vae", samples=v))
     assert drawn.count('class="plot scatter"') == 2
+    classes = Classes(("a", "b"), (0.5, 0.5))
+    labelled = [Rows(v, torch.arange(50) % 2) for _ in range(3)]
+    drawn = page(Data("v", Vectors(2), *labelled, classes), row("vae", samples=v))
+    assert drawn.count("50 points") == 2

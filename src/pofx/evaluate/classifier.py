@@ -26,8 +26,8 @@ from pofx.nn.standardise import Standardise
 from pofx.randomness import seeded_init, stream
 
 VERSION = 1
-BATCH = 128
-VISITS = 40  # of each training observation at most: more overfits a small data set, and leaves nothing to learn
+BATCH, PEAK = 128, 3e-3
+VISITS, FEWEST = 20, 200  # of each observation, and steps for a small set: more of either brought nothing
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def train_classifier(
 
     Args:
         train: the training split, with class rows.
-        seconds: becomes a number of steps after a short probe, at most ``VISITS`` visits of each observation.
+        seconds: becomes a number of steps after a short probe; no more than help, about 20 visits of each observation.
         steps: or that number itself.
 
     Raises:
@@ -73,7 +73,7 @@ def train_classifier(
         raise Unusable("a classifier needs a class for each observation; choose a source with classes")
     network = _network(domain, classes, x, seed)
     if steps is None and seconds is not None:
-        steps = min(_affordable(network, train, seconds), math.ceil(VISITS * len(train) / BATCH))
+        steps = min(_affordable(network, train, seconds), max(FEWEST, math.ceil(VISITS * len(train) / BATCH)))
         network = _network(domain, classes, x, seed)
     _fit(network, train, steps or 1, seed)
     return Judge(network, steps or 1)
@@ -110,10 +110,11 @@ def cached_judge(data: Data, *, seed: int, seconds: float) -> Judge:
 
 def cache_folder() -> Path:
     """Where what can be made again is kept: ``POFX_CACHE``, else the platform's cache folder."""
-    named = os.environ.get("POFX_CACHE") or os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    if os.environ.get("POFX_CACHE"):
-        return Path(str(named)).expanduser()
-    return (Path(named) if named else Path("~/.cache").expanduser()) / "pofx"
+    own = os.environ.get("POFX_CACHE")
+    if own:
+        return Path(own).expanduser()
+    platform = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or "~/.cache"
+    return Path(platform).expanduser() / "pofx"
 
 
 def _store(path: Path, judge: Judge, seconds: float) -> None:
@@ -152,7 +153,7 @@ def _fit(network: nn.Module, train: Part, steps: int, seed: int) -> None:
     matrices = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=3e-3, betas=(0.9, 0.98), fused=True)
+    optimiser = torch.optim.AdamW(groups, lr=PEAK, betas=(0.9, 0.98))
     network.train()
     order = torch.empty(0, dtype=torch.int64, device=device)
     for step in range(steps):
@@ -161,7 +162,7 @@ def _fit(network: nn.Module, train: Part, steps: int, seed: int) -> None:
         index, order = order[:BATCH], order[BATCH:]
         x, c = train.take(index, generator=generator)
         for group in optimiser.param_groups:
-            group["lr"] = 3e-3 * min((step + 1) / (0.1 * steps + 1), 1.0) * min(1.0, (1 - step / steps) / 0.8)
+            group["lr"] = PEAK * min((step + 1) / (0.1 * steps + 1), 1.0) * min(1.0, (1 - step / steps) / 0.8)
         if isinstance(network, _Pictures):
             x = network.shifted(x, generator)
         loss = F.cross_entropy(network(x), c, label_smoothing=0.05)
@@ -172,10 +173,10 @@ def _fit(network: nn.Module, train: Part, steps: int, seed: int) -> None:
 
 def _affordable(network: nn.Module, train: Part, seconds: float) -> int:
     """How many steps fit in ``seconds``; spends a few of them, so the network is to be built again."""
-    _fit(network, train, 3, seed=0)
+    _fit(network, train, 2, seed=0)
     begun = time.perf_counter()
-    _fit(network, train, 10, seed=0)
-    return max(1, int(10 * seconds / (time.perf_counter() - begun)))
+    _fit(network, train, 5, seed=0)
+    return max(1, int(5 * seconds / (time.perf_counter() - begun)))
 
 
 def _network(domain: Domain, classes: Classes, x: Tensor, seed: int) -> nn.Module:
@@ -190,7 +191,7 @@ def _network(domain: Domain, classes: Classes, x: Tensor, seed: int) -> nn.Modul
 
 
 class _Pictures(nn.Module):
-    """Three or more convolutions, halving the picture until at most 7 pixels are left a side, then two layers."""
+    """Convolutions that halve the picture until at most 8 pixels a side are left, two more, then two layers."""
 
     def __init__(self, domain: Images, classes: int) -> None:
         super().__init__()
@@ -200,9 +201,9 @@ class _Pictures(nn.Module):
         while side > 8:
             layers += [nn.Conv2d(inputs, width, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
             side, inputs, width = math.ceil(side / 2), width, min(2 * width, 96)
-        for _ in range(2):
-            layers += [nn.Conv2d(inputs, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
-            inputs = 64
+        for channels in (max(inputs, 32), 64):
+            layers += [nn.Conv2d(inputs, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
+            inputs = channels
         layers += [nn.MaxPool2d(2, ceil_mode=True), nn.Flatten()]
         self.trunk = nn.Sequential(*layers)
         with torch.no_grad():
@@ -210,11 +211,9 @@ class _Pictures(nn.Module):
         self.head = nn.Sequential(nn.Linear(flat, 128), nn.ReLU(), nn.Linear(128, classes))
 
     def shifted(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """The batch moved by up to a tenth of its side, edges repeated: a class does not depend on the place."""
+        """The batch moved by up to a fourteenth of its side, edges repeated: a class does not depend on the place."""
         h, w = self.domain.height, self.domain.width
-        reach = max(1, max(h, w) // 14) if max(h, w) > 8 else 0
-        if not reach:
-            return x
+        reach = max(h, w) // 14
         dy, dx = torch.randint(2 * reach + 1, (2,), generator=generator, device=x.device).tolist()
         padded = F.pad(x.float(), (reach, reach, reach, reach), mode="replicate")
         return padded[:, :, dy : dy + h, dx : dx + w]

@@ -71,8 +71,8 @@ def likelihood_scores(
         summed = condition.count if isinstance(condition, Classes) and not told else 1
         share = clock.share(_SHARES[len(jobs)][i])
         n = min(len(x), MOST, int(share.left / (way.rate * summed)))
-        if n < 2 and i:
-            continue
+        if n < 8 and i:
+            continue  # too few to say anything
         named = f"log p(x){' given ' + told if told else ''}, {way.kind}"
         watch(f"{named}: {n} of {part}, about {n * way.rate * summed:.1f} s")
         scores.append(_mean(way, (x, c if told else None), data, share, told, part, seed, device))
@@ -141,18 +141,18 @@ def _planned(model: Any, rows: Batch, clock: Clock, seed: int, device: str | tor
 
 
 def _affordable_samples(domain: Domain, seconds_per_sample: float, seconds: float, n: int) -> int:
-    """Of a bound, as many for each row as let 1000 rows be scored."""
-    affordable = min(seconds / (seconds_per_sample * min(1000, n)), 1000 if isinstance(domain, Vectors) else 100)
+    """Of a bound, as many for each row as let 500 rows be scored."""
+    affordable = min(seconds / (seconds_per_sample * min(500, n)), 1000 if isinstance(domain, Vectors) else 100)
     return max(k for k in _SAMPLES if k <= max(1, affordable))
 
 
 def _sufficient_steps(
     model: Any, seconds_per_step: float, clock: Clock, rows: Batch, seed: int, device: str | torch.device
 ) -> int:
-    """Of an estimate, the fewest whose bias is below half the standard error, while 256 rows are affordable."""
+    """Of an estimate, the fewest whose bias is below half the standard error, while 128 rows are affordable."""
     generator = stream(seed, "evaluate/steps", device=device)
     for steps, more in zip(_STEPS, _STEPS[1:]):
-        if seconds_per_step * more * min(256, len(rows[0])) > clock.left:
+        if seconds_per_step * more * min(128, len(rows[0])) > clock.left:
             return steps
         pilot = _called(way_of(model, samples=0, steps=steps), *_first(rows, 16, device), generator)
         n = min(len(rows[0]), MOST, clock.left / (seconds_per_step * steps))

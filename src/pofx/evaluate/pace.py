@@ -46,7 +46,7 @@ def paced(total: int, clock: Clock, *, largest: int, first: int = 8) -> Iterator
         start, size = stop, min(2 * size, largest)
 
 
-def timed(call: Callable[[int], object], clock: Clock, *, largest: int, patience: float = 0.02) -> float:
+def timed(call: Callable[[int], object], clock: Clock, *, largest: int, patience: float = 0.03) -> float:
     """Seconds per row of ``call(rows)``, from a batch that grows until it takes ``patience`` of the clock.
 
     The first call, of one row, pays for what is set up once; it counts only where it is a large part of the clock.
@@ -60,6 +60,6 @@ def timed(call: Callable[[int], object], clock: Clock, *, largest: int, patience
         begun = time.perf_counter()
         call(size)
         elapsed = time.perf_counter() - begun
-        if elapsed * 4 > limit or size >= largest:
+        if elapsed > limit or size >= largest:
             return elapsed / size
         size = min(4 * size, largest)

@@ -129,14 +129,14 @@ def likelihoods(rows: Sequence[Row], domain: Domain, given: str, colours: dict[s
     reaches = [abs(in_unit(_error(s), domain)) for _, s in told]
     low, high = _frame([v + k * e for v, e in zip(values, reaches) for k in (-1, 0, 1)], robust=True)
     width, left, right, line = 720, 128, 150, 27
-    height = line * len(told) + 40
+    height = line * len(told) + 44
     across = _scale(low, high, left + 8, width - right)
     parts = []
     for tick in _nice(low, high, 6):
         x = across(tick)
-        parts.append(f'<path class="grid" d="M{x:.1f} 6V{height - 32}"/>')
-        parts.append(f'<text x="{x:.1f}" y="{height - 16}" text-anchor="middle">{_number(tick)}</text>')
-    parts.append(f'<text x="{width - right}" y="{height - 1}" text-anchor="end">{domain.unit}, lower is better</text>')
+        parts.append(f'<path class="grid" d="M{x:.1f} 6V{height - 36}"/>')
+        parts.append(f'<text x="{x:.1f}" y="{height - 19}" text-anchor="middle">{_number(tick)}</text>')
+    parts.append(f'<text x="{width - right}" y="{height - 4}" text-anchor="end">{domain.unit}, lower is better</text>')
     for i, ((row, s), value) in enumerate(zip(told, values)):
         y, x = 20 + i * line, across(min(max(value, low), high))
         colour = f"c{colours.get(row.name, 0)}"

@@ -19,6 +19,7 @@ from pofx.report.verdict import asked, good_for, likelihood_questions, memorises
 
 COLUMNS, LINES = 10, 4  # of a sheet, where classes do not set them
 TEXTS, LETTERS, POINTS = 3, 420, 1500
+REAL = 12  # the page's colour of real data
 
 _KINDS = {
     "exact": "the likelihood itself",
@@ -100,7 +101,7 @@ class _Cast:
 
     def __init__(self, data: Data) -> None:
         self.data, self.domain = data, data.domain
-        self.columns, self.given = layout(data.condition)
+        self.columns, self.given = layout(data.condition if isinstance(data.domain, Images) else None)
         self.plane = plane(data.test.rows()[0]) if isinstance(data.domain, Vectors) else None
         classes = self._classes()
         by_class = f", one column per class: {', '.join(classes.names)}" if classes else ""
@@ -116,7 +117,7 @@ class _Cast:
             place = {k: iter((c == k).nonzero()[:, 0].tolist()) for k in range(classes.count)}
             index = [next(place[int(k)], -1) for k in self.given]
             x = x[torch.tensor([i for i in index if i >= 0])] if min(index) >= 0 else x[:n]
-        return self.drawn(x[:n])
+        return self.drawn(x[:n], colour=REAL)
 
     def drawn(self, x: Tensor, *, colour: int = 0) -> dict[str, Any]:
         """What shows the observations x."""

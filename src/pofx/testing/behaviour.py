@@ -35,6 +35,7 @@ from pofx.testing.specimens import (
     given_rows,
     lattice,
     padded,
+    shaken,
     specimen,
     tiny_data,
     turns_of,
@@ -167,8 +168,9 @@ def check_completion_keeps_what_is_known(
 
 @promise(Samples, given="classes")
 def check_condition_changes_the_samples(build: Build, domain: Domain, condition: Classes, *, steps: int) -> None:
-    """Samples of two classes have different laws."""
-    a, b = (_counts(build, domain, condition, steps, c) for _, c in given_rows(condition)[1:3])
+    """Samples of two classes have different laws, with random weights at the latest."""
+    model = shaken(specimen(build, domain, condition, steps))
+    a, b = (_counts(model, domain, c) for _, c in given_rows(condition)[1:3])
     statistic, limit = same_law(a, b)
     ensure(
         statistic > limit, f"two classes give the same samples: chi-square {statistic:.1f}, {limit:.1f} would differ"
@@ -180,8 +182,9 @@ def check_unconditional_samples_are_the_mixture(
     build: Build, domain: Domain, condition: Classes, *, steps: int
 ) -> None:
     """Without a condition, classes are drawn by their training frequencies."""
+    model = shaken(specimen(build, domain, condition, steps))
     rows = condition.sample(4000, generator=stream(0, "classes"))
-    a, b = (_counts(build, domain, condition, steps, c) for c in (None, rows))
+    a, b = (_counts(model, domain, c) for c in (None, rows))
     statistic, limit = same_law(a, b)
     ensure(
         statistic < limit, f"sample(n) is not the mixture over classes: chi-square {statistic:.1f}, limit {limit:.1f}"
@@ -236,8 +239,7 @@ def check_condition_not_trained_with_is_refused(
         raise AssertionError(f"{protocol.__name__}: a condition that the model was not trained with is not refused")
 
 
-def _counts(build: Build, domain: Domain, condition: Classes, steps: int, c: Tensor | None) -> Tensor:
-    model = specimen(build, domain, condition, steps)
+def _counts(model: Any, domain: Domain, c: Tensor | None) -> Tensor:
     x = model.sample(4000, c, generator=stream(0, "counts of all" if c is None else "counts"))
     if not isinstance(domain, Vectors):
         return lattice(domain).counts(x)

@@ -17,6 +17,7 @@ from pofx.testing.specimens import (
     Lattice,
     given_rows,
     lattice,
+    shaken,
     specimen,
     standard_normal_log_prob,
     tiny_data,
@@ -109,7 +110,10 @@ def check_bound_has_no_mass_above_one(build: Build, domain: Domain, condition: C
 
 @promise(Bounds, Encodes, Decodes, stages=BOTH)
 def check_bound_meets_quadrature(build: Build, domain: Domain, condition: Condition | None, *, steps: int) -> None:
-    """With many samples the bound is log p(x) = log integral p(x|z) N(z; 0, I) dz, where z is one or two numbers."""
+    """With many samples the bound is log p(x) = log integral p(x|z) N(z; 0, I) dz, where z is one or two numbers.
+
+    Observations where q is so far from the posterior that 20,000 draws do not settle the bound say nothing.
+    """
     model = specimen(build, domain, condition, steps, double=True)
     x = _points(domain)[:8]
     for given, c in given_rows(condition):
@@ -117,7 +121,9 @@ def check_bound_meets_quadrature(build: Build, domain: Domain, condition: Condit
             truth = _by_quadrature(model, x, c)
             bound, error = _mean_elbo(model, x, c, draws=20, samples=1000)
         if truth is not None:
-            far = float(((bound - truth).abs() - 5 * error).max())
+            settled = error < 0.02
+            ensure(bool(settled.any()) or not steps, f"elbo(x{given}, samples=1000) has not settled anywhere")
+            far = float((((bound - truth).abs() - 5 * error) * settled).max())
             ensure(far < 0.02, f"elbo(x{given}, samples=1000) is {far:.3g} nats from the integral over z")
 
 
@@ -125,8 +131,11 @@ def check_bound_meets_quadrature(build: Build, domain: Domain, condition: Condit
 def check_bound_meets_plain_monte_carlo(
     build: Build, domain: Domain, condition: Condition | None, *, steps: int
 ) -> None:
-    """E[elbo] = E_q[log p(x|z) + log N(z; 0, I) - log q(z|x)], with z from ``encode`` and q from ``model.q``."""
-    model = specimen(build, domain, condition, steps, double=True)
+    """E[elbo] = E_q[log p(x|z) + log N(z; 0, I) - log q(z|x)], with z from ``encode`` and q from ``model.q``.
+
+    The weights are shaken first: little training leaves q near the prior, where much is forgiven.
+    """
+    model = shaken(specimen(build, domain, condition, steps, double=True))
     if not hasattr(model, "q"):
         return
     x, c = tiny_data(domain, condition, 8)

@@ -209,6 +209,15 @@ def specimen(build: Build, domain: Domain, condition: Condition | None, steps: i
     return model.double() if double else model
 
 
+@torch.no_grad()
+def shaken(model: Any) -> Any:
+    """The model itself with noise on every weight: little training leaves parts unused, where much is forgiven."""
+    g = stream(0, "shaken")
+    for p in model.parameters():
+        p.add_(0.5 * torch.randn(p.shape, generator=g, dtype=p.dtype))
+    return model
+
+
 @lru_cache(maxsize=4)
 def _trained(build: Build, domain: Domain, condition: Condition | None, steps: int) -> nn.Module:
     x, c = tiny_data(domain, condition)

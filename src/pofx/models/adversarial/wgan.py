@@ -30,7 +30,7 @@ class WGAN(nn.Module):
     Koyama 2018, arXiv:1802.05637, eq. (3).
 
     Args:
-        latent_dim: K, size of the noise z that a sample is made from.
+        latent_dim: K, size of the noise z that a sample is made from; left out: 16 for pictures, D for vectors.
         hidden: sizes of the hidden layers of both networks; of "conv", the last one is the size of the features.
         network: "mlp", "conv" (pictures only), or "auto": conv for pictures larger than 8 x 8.
         width: channels of the first convolution.
@@ -44,22 +44,23 @@ class WGAN(nn.Module):
         domain: Images | Vectors,
         *,
         condition: Condition | None = None,
-        latent_dim: int = 16,
+        latent_dim: int | None = None,
         hidden: tuple[int, ...] = (192, 192),
         network: Network = "auto",
         width: int = 32,
         critic_steps: int = 3,
         penalty: float = 1.0,
-        penalised: float = 1.0,
+        penalised: float = 0.25,
     ) -> None:
         super().__init__()
         require("wgan-gp", domain, Images, Vectors)
         _check(domain, latent_dim, hidden, network, width, critic_steps, penalty, penalised)
         self.domain, self.condition = domain, condition
-        self.latent_dim, self.critic_steps, self.penalty, self.penalised = latent_dim, critic_steps, penalty, penalised
+        self.latent_dim = latent_dim or (16 if isinstance(domain, Images) else max(2, domain.dim))
+        self.critic_steps, self.penalty, self.penalised = critic_steps, penalty, penalised
         large = isinstance(domain, Images) and max(domain.height, domain.width) > 8
         conv = width if network == "conv" or (network == "auto" and large) else None
-        self.generator = _Generator(domain, condition, latent_dim, hidden, conv)
+        self.generator = _Generator(domain, condition, self.latent_dim, hidden, conv)
         self.critic = _Critic(domain, condition, hidden, conv)
         self.standardise = Standardise(domain.dim) if isinstance(domain, Vectors) else None
         self.recipe = _recipe(domain, conv is not None)
@@ -90,14 +91,16 @@ class WGAN(nn.Module):
         gap = f_real.mean() - f_fake.mean()
         slope = self._slope(real, fake, c, generator)
         penalty = (slope - 1).square().mean()
-        return Loss(self.penalty * penalty - gap, {"gap": gap, "gradient_norm": slope.mean()})
+        parts = {"gap": gap.detach(), "gradient_norm": slope.mean().detach()}
+        return Loss(self.penalty * penalty - gap, parts)
 
     def generator_loss(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator) -> Loss:
         """-E[f(fake)], fakes of the batch's size and conditions; x itself is not looked at."""
         c = self._given(x, condition)
         loss = -self.critic(self.generator(self._noise(len(x), generator), c), c).mean()
-        return Loss(loss, {"generator": loss})
+        return Loss(loss)
 
+    @torch.no_grad()
     def sample(
         self, n: int, condition: Tensor | None = None, *, generator: Generator, truncation: float = 1.0
     ) -> Tensor:
@@ -116,8 +119,7 @@ class WGAN(nn.Module):
     def meters(self, x: Tensor, condition: Tensor | None = None) -> dict[str, Tensor]:
         """The critic's gap between real and generated points, and the norm of its gradient (1 is right)."""
         rng = stream(0, "meters", device=x.device)
-        parts = self.critic_loss(x, condition, generator=rng).parts
-        return {name: value.detach() for name, value in parts.items()}
+        return self.critic_loss(x, condition, generator=rng).parts
 
     def _slope(self, real: Tensor, fake: Tensor, c: Tensor | None, generator: Generator) -> Float[Tensor, "b"]:
         """|grad_x_hat f(x_hat)| for the penalised share of the batch, differentiable in f's parameters."""
@@ -179,7 +181,10 @@ class _Generator(nn.Module):
 
 
 class _Critic(nn.Module):
-    """f(x, c) = w . h(x) + b + e(c) . h(x): without batch norm, which would tie the points of a batch together."""
+    """f(x, c) = w . h(x) + e(c) . h(x), up to a constant, which no loss depends on.
+
+    Without batch norm, which would tie the points of a batch together.
+    """
 
     def __init__(
         self, domain: Images | Vectors, condition: Condition | None, hidden: tuple[int, ...], conv: int | None
@@ -191,7 +196,7 @@ class _Critic(nn.Module):
         else:
             self.trunk = ConvEncoder(domain, hidden[-1], width=conv, norm=False)
         self.activation = nn.SiLU()
-        self.head = nn.Linear(hidden[-1], 1)
+        self.head = nn.Linear(hidden[-1], 1, bias=False)
         self.embedding = None if condition is None else ConditionEmbedding(condition, EMBEDDING)
         self.project = None if condition is None else nn.Linear(EMBEDDING, hidden[-1], bias=False)
 
@@ -218,7 +223,7 @@ def _recipe(domain: Images | Vectors, conv: bool) -> dict[str, Any]:
 
 def _check(
     domain: Images | Vectors,
-    latent_dim: int,
+    latent_dim: int | None,
     hidden: tuple[int, ...],
     network: str,
     width: int,
@@ -233,7 +238,7 @@ def _check(
     if not hidden or min(hidden) < 1:
         raise Unusable(f"wgan-gp needs one or more hidden sizes of at least 1, got {hidden}; (192, 192) is usual")
     for name, value in (("latent_dim", latent_dim), ("width", width), ("critic_steps", critic_steps)):
-        if value < 1:
+        if value is not None and value < 1:
             raise Unusable(f"wgan-gp needs {name} of at least 1, got {value}; leave it out for the default")
     if not penalty > 0:
         raise Unusable(f"wgan-gp needs a penalty above 0, got {penalty}; 1 to 10 is usual")

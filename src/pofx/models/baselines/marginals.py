@@ -10,6 +10,7 @@ from pofx.conditions import Condition, marginal, rows_for
 from pofx.domains import Domain, Images, Tokens, Vectors, require
 from pofx.errors import Unusable
 from pofx.models.baselines.classwise import by_fit, fit_count, fit_of, members, only_classes
+from pofx.nn.sequence import SymbolSequence
 
 _LOG_2_PI = math.log(2 * math.pi)
 
@@ -17,7 +18,8 @@ _LOG_2_PI = math.log(2 * math.pi)
 class Marginals(nn.Module):
     r"""p(x) = prod_d p_d(x_d), each p_d counted or, for real numbers, a kernel density.
 
-    Symbols and levels: $p_d(k) = (n_{dk} + \alpha / V) / (n + \alpha)$. Real numbers: normals around quantiles of the
+    Symbols and levels: $p_d(k) = (n_{dk} + \alpha / V) / (n_d + \alpha)$; of records that end, $n_d$ counts those that
+    have not ended before d, and after the end comes only the end. Real numbers: normals around quantiles of the
     training split, with Silverman's width, and one wide normal for the tails, so that p integrates to one.
 
     Under classes each has its own fit, and log p(x) without one is the exact marginal.
@@ -47,6 +49,7 @@ class Marginals(nn.Module):
         self.symbols = domain.vocabulary if isinstance(domain, Tokens) else getattr(domain, "levels", None)
         fits = fit_count(self.condition)
         if self.symbols is not None:
+            self.sequence = SymbolSequence("marginals", domain)
             uniform = torch.full((fits, domain.dims, self.symbols), -math.log(self.symbols))
             self.register_buffer("log_p", uniform)
         else:
@@ -75,7 +78,8 @@ class Marginals(nn.Module):
         fit = fit_of(self.condition, rows_for(self.condition, condition, n, generator=generator), n, generator.device)
         if self.symbols is not None:
             p = self.log_p[fit].exp().flatten(0, 1)
-            x = torch.multinomial(p, 1, generator=generator)
+            x = torch.multinomial(p, 1, generator=generator).view(n, -1)
+            x = x.masked_fill(self.sequence.ended(x), self.sequence.end or 0)
         else:
             centres, widths = self.centres[fit].flatten(0, 1), self.widths[fit].flatten(0, 1)
             k = torch.randint(self.quantiles + 1, (len(centres), 1), generator=generator, device=centres.device)
@@ -89,9 +93,9 @@ class Marginals(nn.Module):
         offsets = torch.arange(dims, device=x.device) * symbols
         counts = torch.zeros(dims * symbols, dtype=torch.float64, device=x.device)
         for rows in x.split(4096):
-            counts += torch.bincount((rows.long() + offsets).flatten(), minlength=dims * symbols)
+            counts += torch.bincount((rows.long() + offsets)[~self.sequence.ended(rows)], minlength=dims * symbols)
         smoothed = counts.view(dims, symbols) + self.smoothing / symbols
-        return (smoothed / (len(x) + self.smoothing)).log().to(self.log_p.dtype)
+        return (smoothed / smoothed.sum(1, keepdim=True)).log().to(self.log_p.dtype)
 
     def _kernels(self, x: Float[Tensor, "B D"]) -> tuple[Float[Tensor, "D Q"], Float[Tensor, "D Q"]]:
         """Quantiles and Silverman's width; the last kernel lies over all of them, twice as wide as the data."""
@@ -108,7 +112,9 @@ class Marginals(nn.Module):
 
     def _log_prob(self, g: int, x: Tensor) -> Float[Tensor, "B"]:
         if self.symbols is not None:
-            return self.log_p[g].expand(len(x), -1, -1).gather(2, x.long()[:, :, None]).sum((1, 2))
+            s = x.long()
+            log_p = self.log_p[g].expand(len(s), -1, -1).gather(2, s[:, :, None])[:, :, 0]
+            return self.sequence.given_end(s, log_p).sum(1)
         centres, widths = self.centres[g], self.widths[g]
         kernel = -0.5 * (((x[:, :, None] - centres) / widths).square() + _LOG_2_PI) - widths.log()
         return (kernel.logsumexp(2) - math.log(self.quantiles + 1)).sum(1)
