@@ -15,7 +15,7 @@ goes on:
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,91 +26,25 @@ from pofx.catalogue import entries, find
 from pofx.data.dataset import Data
 from pofx.errors import Unusable
 from pofx.evaluate.score import Score
-from pofx.files import read_json, write_json, write_whole
+from pofx.files import read_json, write_json
 from pofx.fitting import fit, resume
 from pofx.protocols import Samples, capabilities
-from pofx.report.page import Subject, layout, render, shown
+from pofx.report.comparison import SPLIT, Comparison
+from pofx.report.page import layout, shown
 from pofx.report.rows import Row
-from pofx.report.table import headline
-from pofx.report.verdict import verdict
 from pofx.runs import Run, load
 from pofx.train import checkpoint
 from pofx.train.settings import seconds
 from pofx.train.watch import Watcher
 
-SPLIT = "test"
 LEAST_SHARE = 0.25  # of the budget, for scoring what trains in no time
 
 
 class Spectator(Watcher):
     """Hears how a comparison goes: what a ``Watcher`` hears of each run, and each row as it is filled."""
 
-    def compared(self, comparison: "Comparison", coming: Sequence[str]) -> None:
+    def compared(self, comparison: Comparison, coming: Sequence[str]) -> None:
         """A row was added; ``coming`` names the models still to be trained."""
-
-
-@dataclass
-class Comparison:
-    """Models side by side on one data set.
-
-    Args:
-        data: the source with its splits.
-        folder: where everything is kept.
-        asked: what was asked for, as it stands in ``compare.json``: the same is gone on with.
-        rows: one per model, in the order of training; codecs last.
-    """
-
-    data: Data
-    folder: Path
-    asked: dict[str, Any]
-    rows: list[Row] = field(default_factory=list)
-
-    def verdict(self) -> list[str]:
-        """What the figures prove, in sentences; where they prove nothing, that."""
-        return verdict(self.rows, self.data.domain)
-
-    def table(self) -> Any:
-        """A ``rich.table.Table`` of the headline figures; a proven winner's are bold."""
-        from rich.table import Table
-
-        heads, body = headline(self.rows, self.data.domain)
-        table = Table(box=None, pad_edge=False, header_style="dim", title_justify="left")
-        for i, head in enumerate(heads):
-            table.add_column(head, justify="right" if i else "left", no_wrap=i == 0)
-        for row, cells in zip(self.rows, body):
-            texts = [f"{cell.text} {cell.kind}".rstrip() for cell in cells]
-            marked = [f"[bold]{text}[/bold]" if cell.leads else text for text, cell in zip(texts, cells)]
-            table.add_row(*marked, style="dim" if row.is_reference or row.status == "failed" else None)
-        return table
-
-    def save(self, path: str | Path) -> Path:
-        """Writes the page (.html) or the figures (.json)."""
-        path = Path(path)
-        if path.suffix == ".html":
-            page = render(self.rows, self._subject())
-            write_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
-        elif path.suffix == ".json":
-            write_json(path, self.to_json())
-        else:
-            raise Unusable(f"a comparison is saved as .html or .json, got {path.name!r}; choose one of them")
-        return path
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values: what was asked, every figure of every model, the verdict."""
-        return {
-            "source": self.data.source,
-            "split": SPLIT,
-            "budget": self.asked["budget"],
-            "seeds": self.asked["seeds"],
-            "asked": self.asked,
-            "fingerprint": self.data.fingerprint(),
-            "models": [row.to_json() for row in self.rows],
-            "verdict": self.verdict(),
-            "problems": list(self.data.problems),
-        }
-
-    def _subject(self) -> Subject:
-        return Subject(self.data, str(self.asked["budget"]), self.asked["seeds"], self.asked["command"])
 
 
 def compare(
@@ -191,6 +125,8 @@ class Trial:
     """What one training gave."""
 
     run: Run
+    parameters: int
+    able: frozenset[str]
     scores: tuple[Score, ...]
     samples: Tensor | None
     given: Tensor | None
@@ -245,7 +181,14 @@ def tried(run: Run, folder: Path, label: str, allowed: float, seed: int, watch: 
             tensors |= {} if given is None else {"c": given}
         checkpoint.save(drawn, tensors)
     tensors, _ = checkpoint.load(drawn)
-    return Trial(run, tuple(map(_score, read_json(kept)["scores"])), tensors.get("x"), tensors.get("c"))
+    return Trial(
+        run,
+        parameters=sum(p.numel() for p in run.model.parameters()),
+        able=frozenset(protocol.__name__ for protocol in capabilities(run.model)),
+        scores=tuple(map(_score, read_json(kept)["scores"])),
+        samples=tensors.get("x"),
+        given=tensors.get("c"),
+    )
 
 
 def _filled(comparison: Comparison, jobs: dict[str, list[Callable[[], Trial]]], watch: Spectator) -> Comparison:
@@ -254,10 +197,12 @@ def _filled(comparison: Comparison, jobs: dict[str, list[Callable[[], Trial]]], 
     figures, page = comparison.folder / "compare.json", comparison.folder / "report.html"
     try:
         for i, name in enumerate(names):
+            comparison.coming = tuple(names[i:])
             watch.said(f"{name} ({i + 1} of {len(names)})")
             comparison.rows.append(_row(name, jobs[name]))
             comparison.save(figures)
             watch.compared(comparison, names[i + 1 :])
+        comparison.coming = ()
         comparison.rows += _codecs(comparison.data)
         comparison.save(figures)
     finally:
@@ -279,21 +224,21 @@ def _row(label: str, jobs: Sequence[Callable[[], Trial]]) -> Row:
     family, summary = (entry.family, entry.summary) if entry else ("", "")
     if not trials:
         return Row(label, family, summary, status="failed", reason=reason)
-    first = trials[0].run
+    first = trials[0]
     failed = len(jobs) - len(trials)
     return Row(
         label,
         family,
         summary,
         reason=f"{failed} of {len(jobs)} trainings failed: {reason}" if failed else "",
-        parameters=sum(p.numel() for p in first.model.parameters()),
+        parameters=first.parameters,
         steps=round(sum(t.run.steps for t in trials) / len(trials)),
         seconds=sum(t.run.train_seconds for t in trials) / len(trials),
-        able=frozenset(protocol.__name__ for protocol in capabilities(first.model)),
+        able=first.able,
         by_seed=tuple(t.scores for t in trials),
-        history=first.history,
-        samples=trials[0].samples,
-        given=trials[0].given,
+        history=first.run.history,
+        samples=first.samples,
+        given=first.given,
     )
 
 

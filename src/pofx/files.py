@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             f"{path} cannot be written ({error.strerror or error}); free space or choose another --out"
         ) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder is a file, the temporary name cannot even be looked up
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -71,6 +71,7 @@ def test_the_same_command_goes_on_where_it_was_interrupted(tmp_path, three):
         baselines(tmp_path / "c")
     kept = json.loads((tmp_path / "c/compare.json").read_text())
     assert [model["name"] for model in kept["models"]] == trained[:1]
+    assert "Interrupted. Not yet trained: gaussian, copy." in (tmp_path / "c/report.html").read_text()
     first = (tmp_path / f"c/scores/{trained[0]}-seed0.json").read_bytes()
     cut_off = tmp_path / f"c/runs/{trained[1]}-seed0"  # before its first checkpoint
     cut_off.mkdir()
@@ -103,6 +104,10 @@ def test_a_failed_model_is_a_row_that_says_why(tmp_path, three):
     assert heard == [(1, ["gaussian", "copy"]), (2, ["copy"]), (3, []), (3, [])]
     three.setattr(comparing, "fit", fit)
     assert {row.status for row in baselines(tmp_path / "c").rows} == {"ok"}
+    (tmp_path / "c/runs/copy-seed0/model.safetensors").write_bytes(b"broken")
+    again = baselines(tmp_path / "c").rows
+    assert [row.status for row in again] == ["ok", "ok", "failed"]
+    assert "not a whole safetensors file" in again[2].reason
 
 
 def test_seeds_share_the_data_and_give_a_spread(tmp_path, three):

@@ -22,7 +22,8 @@ from pofx.report.figures import Series, curves, nearest, plane, scatter, tiles
 from pofx.report.page import Subject, layout, render
 from pofx.report.rows import Row, pooled
 from pofx.report.table import headline
-from pofx.report.verdict import good_for, memorises, relation, verdict
+from pofx.report.uses import good_for
+from pofx.report.verdict import memorises, relation, verdict
 
 DIGITS = Images(1, 8, 8, levels=17)
 BIT = 64 * math.log(2)
@@ -137,7 +138,7 @@ def test_samples_are_compared_at_like_n_and_beside_their_floor():
 
 
 def test_too_few_are_said_to_be_few():
-    assert "n = 180 is few: gaps in log p under about 0.057 bits/dim" in said(row("a", bits(1.6, n=180)))
+    assert "n = 180 (a) is few: gaps in log p under about 0.057 bits/dim" in said(row("a", bits(1.6, n=180)))
     assert "n = 8" in said(row("a", bits(1.6), distance(2.0)), row("b", bits(1.6), replace(distance(1.0), n=8)))
 
 

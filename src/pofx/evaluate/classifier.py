@@ -161,6 +161,7 @@ def _fit(network: nn.Module, train: Part, steps: int, seed: int) -> None:
             order = torch.randperm(len(train), generator=generator, device=device)
         index, order = order[:BATCH], order[BATCH:]
         x, c = train.take(index, generator=generator)
+        assert c is not None  # checked where training begins
         for group in optimiser.param_groups:
             group["lr"] = PEAK * min((step + 1) / (0.1 * steps + 1), 1.0) * min(1.0, (1 - step / steps) / 0.8)
         if isinstance(network, _Pictures):
@@ -238,7 +239,7 @@ class _Numbers(nn.Module):
 
 
 class _Text(nn.Module):
-    """A bag of n-grams, n = 1, 2, 3, hashed into buckets, averaged over what comes before the end, and a linear head."""
+    """A bag of n-grams, n = 1, 2, 3, hashed into buckets and averaged up to the end; then a linear head."""
 
     BUCKETS = 2**15
 

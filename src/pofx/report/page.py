@@ -15,7 +15,8 @@ from pofx.rendering import text_of
 from pofx.report.figures import Series, curves, likelihoods, nearest, plane, scatter, tiles
 from pofx.report.rows import Row, is_likelihood
 from pofx.report.table import brief, headline
-from pofx.report.verdict import asked, good_for, likelihood_questions, memorises, verdict
+from pofx.report.uses import good_for
+from pofx.report.verdict import asked, likelihood_questions, memorises, verdict
 
 COLUMNS, LINES = 10, 4  # of a sheet, where classes do not set them
 TEXTS, LETTERS, POINTS = 3, 420, 1500
@@ -40,12 +41,14 @@ class Subject:
         budget: of each model, for people.
         seeds: trainings of each model.
         command: that makes this comparison again.
+        coming: models not yet trained, where it was interrupted.
     """
 
     data: Data
     budget: str
     seeds: int
     command: str
+    coming: tuple[str, ...] = ()
 
 
 def layout(condition: Condition | None) -> tuple[int, Tensor | None]:
@@ -92,6 +95,7 @@ def render(rows: Sequence[Row], subject: Subject) -> str:
         scores=[(row, [_line(row, s, data.domain) for s in row.scores]) for row in rows if row.scores],
         kinds={k: v for k, v in _KINDS.items() if any(s.kind == k for row in rows for s in row.scores)},
         problems=data.problems,
+        coming=subject.coming,
         command=subject.command,
     )
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from pofx.domains import Domain, Vectors, in_unit
+from pofx.domains import Domain, in_unit
 from pofx.evaluate.score import Score
 from pofx.report.rows import Row, decided, is_likelihood
 
@@ -109,9 +109,9 @@ def _clause(what: str, ordered: Sequence[Entrant]) -> str:
     close = [name for name, relation_ in found if relation_ == "close"]
     unranked = [name for name, relation_ in found if relation_ == "unranked"]
     if close:
-        return f"by {what}, {_and([ahead[0].name, *close])} are too close to tell"
+        return f"by {what}, {listed([ahead[0].name, *close])} are too close to tell"
     if unranked:
-        return f"by {what}, {ahead[0].name} is ahead, which is not proven against {_and(unranked)}"
+        return f"by {what}, {ahead[0].name} is ahead, which is not proven against {listed(unranked)}"
     return f"by {what}, {ahead[0].name} is best"
 
 
@@ -122,8 +122,8 @@ def _likelihoods(rows: Sequence[Row], domain: Domain) -> Iterator[str]:
         if not told:
             continue
         ahead, *others = sorted(told, key=lambda e: -e[1].value)
-        listed = "; ".join(f"{row.name} {s.shown(domain)} ({s.kind})" for row, s in (ahead, *others))
-        yield f"Held-out {asked(metric, given)}: {listed}.{_standing(ahead, others, domain)}"
+        figures = "; ".join(f"{row.name} {s.shown(domain)} ({s.kind})" for row, s in (ahead, *others))
+        yield f"Held-out {asked(metric, given)}: {figures}.{_standing(ahead, others, domain)}"
 
 
 def _standing(ahead: Entrant, others: list[Entrant], domain: Domain) -> str:
@@ -136,14 +136,14 @@ def _standing(ahead: Entrant, others: list[Entrant], domain: Domain) -> str:
     if beaten:
         exact = [row.name for row, s in others if row.name in beaten and s.kind == "exact"]
         if bound and exact:
-            said += f" {name}'s bound alone proves it better than {_and(exact)}."
+            said += f" {name}'s bound alone proves it better than {listed(exact)}."
         rest = [other for other in beaten if not (bound and other in exact)]
         if rest:
             said += (
-                f" {name} {'has a better bound than' if bound else 'is better than'} {_and(rest)}, beyond the noise."
+                f" {name} {'has a better bound than' if bound else 'is better than'} {listed(rest)}, beyond the noise."
             )
     if close:
-        said += f" {name} and {_and(close)}: too close to tell."
+        said += f" {name} and {listed(close)}: too close to tell."
     for row, s in open_:
         lead = f"{abs(in_unit(ahead[1].value - s.value, domain)):.3f} {domain.unit}"
         said += f" {row.name} is {lead} behind, but {_why_unranked(ahead[1], s, domain)}, so the two are not ranked."
@@ -199,7 +199,7 @@ def _samples(rows: Sequence[Row], domain: Domain) -> Iterator[str]:
             ("unranked", "not ranked against {}, whose n differs or whose error is not known"),
         ):  # fmt: skip
             names = [name for name, relation_ in standing if relation_ == found]
-            said += f", {words.format(_and(names))}" if names else ""
+            said += f", {words.format(listed(names))}" if names else ""
         yield said + _beside_floor(s) + "."
 
 
@@ -233,100 +233,23 @@ def _memorised(rows: Sequence[Row]) -> Iterator[str]:
 def _thin(rows: Sequence[Row], domain: Domain) -> Iterator[str]:
     """What too few observations hide."""
     models = [row for row in rows if not row.is_reference]
-    told = [s for row in models for s in row.held_out if is_likelihood(s) and s.stderr and FEWEST <= s.n < FEW]
+    told = [
+        (s, row.name) for row in models for s in row.held_out if is_likelihood(s) and s.stderr and FEWEST <= s.n < FEW
+    ]
     if told:
-        s = max(told, key=lambda score: score.stderr or 0.0)
+        s, name = max(told, key=lambda e: e[0].stderr or 0.0)
         unseen = abs(in_unit(2 * math.sqrt(2) * (s.stderr or 0.0), domain))
-        yield f"n = {s.n} is few: gaps in log p under about {unseen:.2g} {domain.unit} cannot be seen."
+        yield f"n = {s.n} ({name}) is few: gaps in log p under about {unseen:.2g} {domain.unit} cannot be seen."
     questions = sample_questions(rows)
     sizes = {row.name: [found.n for q in questions if (found := row.score(*q)) is not None] for row in models}
     guessed = [f"{name} (n = {min(n)})" for name, n in sizes.items() if n and min(n) < FEWEST]
     if guessed:
-        yield f"Too few samples to rank within this budget: {_and(guessed)}; a larger --budget scores more."
+        yield f"Too few samples to rank within this budget: {listed(guessed)}; a larger --budget scores more."
     few = [min(n) for n in sizes.values() if n and FEWEST <= min(n) < FEW]
     if few:
         yield f"Sample quality is from as few as {min(few)} samples: read it beside its floor, not by its digits."
     if max((len(row.by_seed) for row in models), default=0) == 1:
         yield "One seed per model: how much training varies was not measured (--seeds 3 does)."
-
-
-def good_for(row: Row, rows: Sequence[Row], domain: Domain) -> str:
-    """What a model is good for on these data: a sentence or two from its figures and capabilities."""
-    if row.status == "failed":
-        return f"Not known: {row.reason}."
-    if row.family == "codecs":
-        said = next((s.shown(domain) for s in row.held_out if is_likelihood(s)), "no figure")
-        return (
-            f"A general compressor, no model of these data: {said}. A likelihood above it was not worth its training."
-        )
-    parts = [_likelihood_use(row, rows, domain), _sample_use(row, rows), _speed_use(row, rows), _able_use(row)]
-    if row.is_reference:
-        summary = row.summary[:1].upper() + row.summary[1:]
-        return f"A baseline: {row.summary}. {parts[0]}".strip() if summary else f"A baseline. {parts[0]}".strip()
-    return " ".join(part for part in parts if part)
-
-
-def _likelihood_use(row: Row, rows: Sequence[Row], domain: Domain) -> str:
-    mine = next((s for s in row.held_out if is_likelihood(s)), None)
-    if mine is None:
-        return "It has no likelihood: it can neither score nor compress."
-    rivals = [e for e in entrants(rows, mine.metric, mine.given) if e[0] is not row]
-    leads = bool(rivals) and all(relation((row, mine), e) == "better" for e in rivals) and not row.is_reference
-    said = f"{'The best likelihood here' if leads else 'Likelihood'}: {mine.shown(domain)}"
-    said += {"exact": " exactly", "lower bound": " by its bound"}.get(mine.kind, f" ({mine.kind})")
-    codecs = [(r, s) for r in rows if r.family == "codecs" for s in r.held_out if is_likelihood(s)]
-    if codecs and not isinstance(domain, Vectors) and not mine.given:
-        codec, s = max(codecs, key=lambda e: e[1].value)
-        ratio = s.value / mine.value if mine.value else math.inf
-        if mine.kind in ("exact", "lower bound") and ratio > 0:
-            said += (
-                f", {ratio:.2g} times {'smaller' if ratio >= 1 else 'the size'} than {codec.name}" if ratio >= 1 else ""
-            )
-            said += f", more than {codec.name} needs" if ratio < 1 else ""
-    return said + "."
-
-
-def _sample_use(row: Row, rows: Sequence[Row]) -> str:
-    if memorises(row, rows):
-        return "Its samples repeat training data."
-    won = []
-    for metric, given in sample_questions(rows):
-        honest = entrants([r for r in rows if not memorises(r, rows)], metric, given)
-        rivals = [e for e in honest if e[0] is not row]
-        mine = next((s for r, s in honest if r is row), None)
-        if mine and rivals and all(relation((row, mine), e) == "better" for e in rivals):
-            won.append(metric)
-    accuracy = row.find("accuracy")
-    said = f"Its samples are the best by {_and(won)}." if won else ""
-    if accuracy is not None:
-        said += f" A classifier accepts {accuracy.value:.0%} of them as the class asked for."
-    return said.strip()
-
-
-def _speed_use(row: Row, rows: Sequence[Row]) -> str:
-    speed = row.find("samples per second", "sampling speed", "speed")
-    others = [
-        r.find("samples per second", "sampling speed", "speed") for r in rows if r is not row and not r.is_reference
-    ]
-    rates = [s.value for s in others if s is not None and s.value > 0]
-    if speed is None or not rates or speed.better == "lower" or speed.value <= 0:
-        return ""
-    if speed.value >= 3 * max(rates):
-        return f"The fastest sampler: {speed.value:,.3g} {speed.unit}, {speed.value / max(rates):,.2g} times the next."
-    if speed.value * 3 <= min(rates):
-        return f"A slow sampler: {speed.value:,.3g} {speed.unit}."
-    return ""
-
-
-def _able_use(row: Row) -> str:
-    uses = []
-    if "Encodes" in row.able:
-        uses.append("gives codes to search, interpolate and reconstruct from")
-    elif "Represents" in row.able:
-        uses.append("gives features for a probe")
-    if "Completes" in row.able:
-        uses.append("completes what is partly known")
-    return f"It {_and(uses)}." if uses else ""
 
 
 def sample_questions(rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -358,6 +281,7 @@ def title(metric: str) -> str:
     return {"frechet": "Fréchet distance", "kernel": "Kernel distance"}.get(metric, metric[:1].upper() + metric[1:])
 
 
-def _and(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """a, b and c."""
     *some, last = names
     return f"{', '.join(some)} and {last}" if some else last

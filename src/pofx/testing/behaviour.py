@@ -1,5 +1,6 @@
 """Promises about what a model does: its randomness is the generator's, its samples canonical, its state its own."""
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -79,6 +80,15 @@ def check_chunks_keep_the_first_samples(
     model = specimen(build, domain, condition, steps)
     few, many = (sample_many(model, n, chunk=8) for n in (11, 21))
     ensure_same_bits(few, many[:11], "the first samples depend on how many are asked for")
+
+
+@promise(Samples)
+def check_cache_changes_nothing(build: Build, domain: Domain, condition: Condition | None, *, steps: int) -> None:
+    """Where ``sample`` takes ``cached``, the samples are the same without."""
+    model = specimen(build, domain, condition, steps, double=True)
+    if "cached" in inspect.signature(model.sample).parameters:
+        with_it, without = (model.sample(200, generator=stream(0, "cache"), cached=cached) for cached in (True, False))
+        ensure_same_bits(with_it, without, "samples differ between cached and uncached decoding")
 
 
 def _numpy_state() -> str:

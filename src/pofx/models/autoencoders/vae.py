@@ -36,7 +36,8 @@ class VAE(nn.Module):
         likelihood: "auto" is Bernoulli for 2 levels, discretised logistics for more, a normal for real numbers.
         mixtures: logistics mixed for each pixel; None: 1 up to 32 levels, else 3.
         beta: weight of the KL term (1 is the bound; Higgins et al. 2017).
-        importance: K, samples of z per observation in the training bound.
+        importance: K, samples of z per observation in the training bound; None: 16 for vectors of up to 16 dimensions,
+            where the exact posterior is far from normal, else 1.
         drop: share of the conditions hidden in training, so that x can be encoded without its condition.
     """
 
@@ -52,8 +53,7 @@ class VAE(nn.Module):
         likelihood: Literal["auto", "bernoulli", "categorical", "logistic", "normal"] = "auto",
         mixtures: int | None = None,
         beta: float = 1.0,
-        importance: int = 1,
-        free_nats: float = 0.0,
+        importance: int | None = None,
         drop: float = 0.1,
     ) -> None:
         super().__init__()
@@ -61,7 +61,8 @@ class VAE(nn.Module):
         _check_arguments(domain, latent_dim, hidden, network, width, mixtures, beta, importance, drop)
         self.domain, self.condition = domain, condition
         self.latent_dim = latent_dim or min(16, max(2, domain.dims))
-        self.beta, self.importance, self.free_nats, self.drop = beta, importance, free_nats, drop
+        self.beta, self.drop = beta, drop
+        self.importance = importance or (16 if isinstance(domain, Vectors) and domain.dim <= 16 and beta == 1 else 1)
         self.standardise = Standardise(domain.dim) if isinstance(domain, Vectors) else None
         self.p = _head(domain, likelihood, mixtures, self.standardise)
         conv = network == "conv" or (network == "auto" and _suits_conv(domain))
@@ -111,26 +112,29 @@ class VAE(nn.Module):
         c = self._dropped(condition, len(x), generator=generator)
         q = self.q(x, c)
         z = q.rsample(self.importance, generator=generator)
-        log_p, rates = self.decode(z, c).log_prob(x), q.kl_to_standard_normal().mean(0)
-        parts = {"reconstruction": -log_p.mean(), "rate": rates.sum()}
-        idle = (self.free_nats - rates).clamp(min=0).sum()
+        log_p = self.decode(z, c).log_prob(x)
+        parts = {"reconstruction": -log_p.mean(), "rate": q.kl_to_standard_normal().sum(-1).mean()}
         if self.importance == 1:
-            return Loss(parts["reconstruction"] + self.beta * (rates.sum() + idle), parts)
+            return Loss(parts["reconstruction"] + self.beta * parts["rate"], parts)
         log_w = log_p + standard_normal_log_prob(z) - q.log_prob(z)
-        return Loss(idle - _log_mean_exp(log_w).mean(), parts)
+        bound = math.log(self.importance) - log_w.logsumexp(0).mean()
+        return Loss(bound, {**parts, "bound": bound})
 
     def elbo(
-        self, x: Tensor, condition: Tensor | None = None, *, samples: int = 1, generator: Generator
+        self, x: Tensor, condition: Tensor | None = None, *, samples: int | None = None, generator: Generator
     ) -> Float[Tensor, "B"]:
         """log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|x), K = ``samples``: in expectation at most log p(x), nats.
+
+        K is ``importance`` where it is not given, as in training.
 
         Without the condition of a model that has classes: log sum_c p(c) exp(elbo(x, c)), a bound of the marginal.
 
         Raises:
             Unusable: a condition is needed that is not given, or ``samples`` is not positive.
         """
+        samples = self.importance if samples is None else samples
         if samples < 1:
-            raise Unusable(f"a bound needs at least 1 sample, got {samples}; leave it out for 1")
+            raise Unusable(f"a bound needs at least 1 sample, got {samples}; leave it out for {self.importance}")
         if self.condition is not None and condition is None:
             return marginal(
                 self.condition, x, lambda c: self.elbo(x, c, samples=samples, generator=generator), what="the bound"
@@ -246,10 +250,6 @@ def _near_identity(encoder: MLP, decoder: MLP, dim: int, latent_dim: int) -> tup
     return _Skip(encoder, torch.cat([there, torch.zeros(latent_dim, dim)])), _Skip(decoder, torch.cat([there.T, zeros]))
 
 
-def _log_mean_exp(log_w: Float[Tensor, "K B"]) -> Float[Tensor, "B"]:
-    return log_w.logsumexp(0) - math.log(len(log_w))
-
-
 def _head(domain: Images | Vectors, kind: Any, mixtures: int | None, standardise: Standardise | None) -> Likelihood:
     few = isinstance(domain, Vectors) or domain.levels is None or domain.levels <= 32
     return likelihood(domain, kind, mixtures=mixtures or (1 if few else 3), standardise=standardise)
@@ -276,7 +276,7 @@ def _check_arguments(
     width: int,
     mixtures: int | None,
     beta: float,
-    importance: int,
+    importance: int | None,
     drop: float,
 ) -> None:
     sizes = {"latent_dim": latent_dim, "width": width, "mixtures": mixtures, "importance": importance}
@@ -291,7 +291,7 @@ def _check_arguments(
         raise Unusable(f"network 'conv' reads pictures, but the data are {domain.kind}; use mlp")
     if beta < 0:
         raise Unusable(f"beta must be at least 0, got {beta}; leave it out for 1")
-    if importance > 1 and beta != 1:
+    if (importance or 1) > 1 and beta != 1:
         raise Unusable(f"importance above 1 has no separate KL term to weigh, got beta {beta}; leave one of them out")
     if not 0 <= drop < 1:
         raise Unusable(f"drop must be in [0, 1), got {drop}; leave it out for 0.1")

@@ -93,7 +93,8 @@ class Marginals(nn.Module):
         offsets = torch.arange(dims, device=x.device) * symbols
         counts = torch.zeros(dims * symbols, dtype=torch.float64, device=x.device)
         for rows in x.split(4096):
-            counts += torch.bincount((rows.long() + offsets)[~self.sequence.ended(rows)], minlength=dims * symbols)
+            s = rows.long()
+            counts += torch.bincount((s + offsets)[~self.sequence.ended(s)], minlength=dims * symbols)
         smoothed = counts.view(dims, symbols) + self.smoothing / symbols
         return (smoothed / smoothed.sum(1, keepdim=True)).log().to(self.log_p.dtype)
 
