@@ -14,7 +14,7 @@ test: .venv/installed-dev  ## lint, types, import contracts, all tests and docte
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --jaxtyping-packages=pofx,beartype.beartype
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
 docs: .venv/installed-dev  ## build/docs/index.html, the examples executed
 	OMP_NUM_THREADS=1 $(BIN)/python docs/build.py build/docs

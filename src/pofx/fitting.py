@@ -23,7 +23,7 @@ from pofx.files import write_json, write_whole
 from pofx.protocols import Adapts, Samples, capabilities
 from pofx.randomness import stream
 from pofx.rendering import Sampled
-from pofx.runs import CHUNK, FORMAT, Run, build, chosen_device, load, load_weights
+from pofx.runs import CHUNK, FORMAT, Run, build, chosen_device, lasting, load, load_weights
 from pofx.samplers.chunks import sample_many
 from pofx.train import checkpoint
 from pofx.train.course import VALIDATIONS, Course
@@ -87,7 +87,8 @@ def fit(
         "pofx": pofx.__version__,
         "model": model,
         "arguments": given,
-        "source": _lasting(source),
+        "source": source,
+        "origin": lasting(source),
         "source_options": source_options,
         "seed": seed,
         "data_seed": data_seed,
@@ -271,12 +272,6 @@ def _on_cpu_if_generator(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """States of generators live on the CPU whatever the device."""
     states = ("data/before", "data/now", "noise/now")
     return {name: tensor.cpu() if name in states else tensor for name, tensor in tensors.items()}
-
-
-def _lasting(source: str) -> str:
-    """A source that is a path holds from any folder."""
-    path, colon, options = source.partition(":")
-    return str(Path(path).resolve()) + colon + options if Path(path).exists() else source
 
 
 def _folder(out: str | Path | None, model: str, source: str) -> Path:

@@ -62,7 +62,9 @@ class Run:
                 "use the version that wrote it or fit again"
             )
         missing = [
-            key for key in ("model", "arguments", "source", "domain", "settings", "seed") if key not in self.config
+            key
+            for key in ("model", "arguments", "origin", "domain", "settings", "seed", "data_seed")
+            if key not in self.config
         ]
         if missing:
             raise Unusable(f"{self.folder}/config.json lacks {', '.join(missing)}; restore it or fit again")
@@ -94,7 +96,7 @@ class Run:
     def data(self) -> Data:
         """The data of the run, loaded again; refused if they are no longer the same."""
         config = self.config
-        data = sources.load(config["source"], seed=config.get("data_seed", config["seed"]), **config["source_options"])
+        data = sources.load(config["origin"], seed=config["data_seed"], **config["source_options"])
         if data.fingerprint() != config["data"]["fingerprint"]:
             raise Unusable(
                 f"{config['source']} has changed since {self.folder} was fitted (its fingerprint differs); "
@@ -194,6 +196,14 @@ def load(folder: str | Path, *, device: str = "cpu") -> Run:
         Unusable: it is not one, not whole, or of another version.
     """
     return Run(folder, device=device)
+
+
+def lasting(source: str) -> str:
+    """A source that means the same from any folder: an absolute path, or a name that no path can shadow."""
+    path, colon, options = source.partition(":")
+    if Path(path).expanduser().exists():
+        return str(Path(path).expanduser().resolve()) + colon + options
+    return source if source.startswith(sources.FORCE) or Path(source).exists() else sources.FORCE + source
 
 
 def chosen_device(device: str) -> str:

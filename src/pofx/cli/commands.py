@@ -244,7 +244,7 @@ def _observations(run: Run, options: argparse.Namespace) -> tuple[Tensor, Tensor
     wanted = run.config["source_options"] | _given(options, SOURCE_FLAGS)
     data = (
         run.data
-        if options.source == run.config["source"]
+        if runs.lasting(options.source) == run.config["origin"]
         else sources.load(options.source, seed=run.config["seed"], **wanted)
     )
     if data.domain != run.domain:
@@ -283,7 +283,11 @@ def _prompt(run: Run, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
         return x, torch.arange(run.domain.length) < len(prompt)
     if not 0 <= options.keep <= 1:
         raise Unusable(f"--keep must be in [0, 1], got {options.keep}")
-    data = run.data if options.input == run.config["source"] else sources.load(options.input, seed=run.config["seed"])
+    data = (
+        run.data
+        if runs.lasting(options.input) == run.config["origin"]
+        else sources.load(options.input, seed=run.config["seed"])
+    )
     x = run.domain.check(data.test.rows()[0][: options.n])
     known = torch.zeros(run.domain.shape, dtype=torch.bool)
     known[..., : round(options.keep * run.domain.shape[-2]), :] = True

@@ -192,7 +192,9 @@ class _Critic(nn.Module):
         super().__init__()
         self.trunk: nn.Module
         if conv is None or isinstance(domain, Vectors):
-            self.trunk = nn.Sequential(nn.Flatten(), MLP(domain.dims, hidden[:-1], hidden[-1], activation=_activation(domain)))
+            self.trunk = nn.Sequential(
+                nn.Flatten(), MLP(domain.dims, hidden[:-1], hidden[-1], activation=_activation(domain))
+            )
         else:
             self.trunk = ConvEncoder(domain, hidden[-1], width=conv, norm=False)
         self.activation = _activation(domain)()
@@ -222,7 +224,7 @@ def _recipe(domain: Images | Vectors, conv: bool) -> dict[str, Any]:
     if conv:
         return shared | {"batch_size": 64, "learning_rate": 1e-3}
     if isinstance(domain, Vectors):
-        return shared | {"batch_size": 256, "learning_rate": 1e-3}
+        return shared | {"batch_size": 256, "learning_rate": 4e-3}
     return shared | {"batch_size": 64, "learning_rate": 2e-3}
 
 

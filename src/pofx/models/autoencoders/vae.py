@@ -30,7 +30,7 @@ class VAE(nn.Module):
 
     Args:
         latent_dim: size of the latent z; None: as many as x has, but at least 2 and at most 16.
-        hidden: sizes of the MLPs' hidden layers; the decoder's are reversed.
+        hidden: sizes of the MLPs' hidden layers, the decoder's reversed; None: 256, 256; for vectors 128, 128, 128.
         network: "mlp", "conv" (pictures only), or "auto": convolutions for pictures above 16x16.
         width: channels of the first convolution.
         likelihood: "auto" is Bernoulli for 2 levels, discretised logistics for more, a normal for real numbers.
@@ -47,7 +47,7 @@ class VAE(nn.Module):
         *,
         condition: Condition | None = None,
         latent_dim: int | None = None,
-        hidden: tuple[int, ...] = (256, 256),
+        hidden: tuple[int, ...] | None = None,
         network: Literal["auto", "mlp", "conv"] = "auto",
         width: int = 32,
         likelihood: Literal["auto", "bernoulli", "categorical", "logistic", "normal"] = "auto",
@@ -75,10 +75,12 @@ class VAE(nn.Module):
                 domain, self.latent_dim, channels=channels, width=width, context=context
             )
         else:
-            self.encoder = MLP(domain.dims, hidden, 2 * self.latent_dim, context=context)
-            self.decoder = MLP(self.latent_dim, hidden[::-1], self.p.outputs * domain.dims, context=context)
-        if isinstance(domain, Vectors):
-            self.encoder, self.decoder = _near_identity(self.encoder, self.decoder, domain.dim, self.latent_dim)
+            sizes = hidden or ((128, 128, 128) if isinstance(domain, Vectors) else (256, 256))
+            encoder = MLP(domain.dims, sizes, 2 * self.latent_dim, context=context)
+            decoder = MLP(self.latent_dim, sizes[::-1], self.p.outputs * domain.dims, context=context)
+            self.encoder, self.decoder = encoder, decoder
+            if isinstance(domain, Vectors):
+                self.encoder, self.decoder = _near_identity(encoder, decoder, domain.dim, self.latent_dim)
         # A bias for every output, also of a convolution: it starts at the marginals of the training split.
         self.bias = nn.Parameter(torch.zeros(self.p.outputs * domain.dims))
         self.recipe = _recipe(domain, conv)
@@ -262,7 +264,7 @@ def _suits_conv(domain: Images | Vectors) -> bool:
 def _recipe(domain: Images | Vectors, conv: bool) -> dict[str, Any]:
     """Training settings that served: vectors, small pictures (which overfit), larger ones."""
     if isinstance(domain, Vectors):
-        return {"batch_size": 512, "learning_rate": 2e-3, "ema": 0.05}
+        return {"batch_size": 128, "learning_rate": 5e-3, "ema": 0.05}
     if not conv:
         return {"batch_size": 128, "learning_rate": 1.5e-3, "weight_decay": 0.3}
     return {"batch_size": 128, "learning_rate": 2e-3, "weight_decay": 0.01}
@@ -271,7 +273,7 @@ def _recipe(domain: Images | Vectors, conv: bool) -> dict[str, Any]:
 def _check_arguments(
     domain: Images | Vectors,
     latent_dim: int | None,
-    hidden: tuple[int, ...],
+    hidden: tuple[int, ...] | None,
     network: str,
     width: int,
     mixtures: int | None,
@@ -283,7 +285,7 @@ def _check_arguments(
     for name, size in sizes.items():
         if size is not None and size < 1:
             raise Unusable(f"{name} must be at least 1, got {size}; leave it out for the default")
-    if not hidden or min(hidden) < 1:
+    if hidden is not None and min(hidden, default=0) < 1:
         raise Unusable(f"hidden must be positive sizes, got {hidden}; leave it out for the default")
     if network not in ("auto", "mlp", "conv"):
         raise Unusable(f"network must be auto, mlp or conv, got {network!r}; leave it out for auto")

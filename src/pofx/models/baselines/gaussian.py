@@ -139,17 +139,14 @@ class Gaussian(nn.Module):
         return x
 
     def _fit(self, x: Float[Tensor, "B D"], *, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """log pi (K), mu (K, D) and factors of the covariances, by EM from means at random rows."""
-        components, prior = self.mu.shape[1], _variance_floor(x, self.levels)
-        start = torch.randint(len(x), (components,), generator=generator, device=generator.device).to(x.device)
-        log_weights = torch.full((components,), -math.log(components), dtype=x.dtype, device=x.device)
-        mu = x[start] if components > 1 else x.mean(0, keepdim=True)
-        factor = (
-            (prior.diag() if self.full else prior).sqrt().expand(components, *prior.shape, *prior.shape[: self.full])
-        )
+        """log pi (K), mu (K, D) and factors of the covariances, by EM from the cells around K spread rows."""
+        components, prior = self.mu.shape[1], _prior_variance(x, self.levels)
+        y = x / prior.sqrt()
+        nearest = torch.cdist(y, y[_spread_rows(y, components, generator=generator)]).argmin(1)
+        responsibility = (nearest == torch.arange(components, device=x.device)[:, None]).to(x.dtype)
         for _ in range(self.iterations if components > 1 else 1):
-            responsibility = (log_weights[:, None] + _log_normal(x, mu, factor)).softmax(0)
             log_weights, mu, factor = self._maximise(x, responsibility, prior)
+            responsibility = (log_weights[:, None] + _log_normal(x, mu, factor)).softmax(0)
         return log_weights, mu, factor
 
     def _maximise(
@@ -169,8 +166,22 @@ class Gaussian(nn.Module):
         return (mass / mass.sum()).log(), mu, torch.stack(factors)
 
 
-def _variance_floor(x: Float[Tensor, "B D"], levels: int | None) -> Float[Tensor, "D"]:
-    """The prior's variances: those of x; a constant dimension has that of a bin, or 1."""
+def _spread_rows(y: Float[Tensor, "B D"], count: int, *, generator: Generator) -> list[int]:
+    """Rows far from each other: each drawn by its squared distance to the nearest before it.
+
+    Source: Arthur and Vassilvitskii 2007, section 2.2 (k-means++).
+    """
+    rows = [int(torch.randint(len(y), (1,), generator=generator, device=generator.device))]
+    distance = torch.full((len(y),), math.inf, dtype=y.dtype, device=y.device)
+    for _ in range(count - 1):
+        distance = torch.minimum(distance, (y - y[rows[-1]]).square().sum(1))
+        p = distance if bool(distance.any()) else torch.ones_like(distance)
+        rows.append(int(torch.multinomial(p.to(generator.device), 1, generator=generator)))
+    return rows
+
+
+def _prior_variance(x: Float[Tensor, "B D"], levels: int | None) -> Float[Tensor, "D"]:
+    """Those of x; a constant dimension has that of a bin, or 1."""
     var = x.var(0, correction=0)
     return var + 1 / 12 if levels is not None else torch.where(var > 0, var, torch.ones_like(var))
 

@@ -13,6 +13,8 @@ from pofx.models.baselines.classwise import by_fit, fit_count, fit_of, members, 
 from pofx.nn.sequence import SymbolSequence
 
 _LOG_2_PI = math.log(2 * math.pi)
+# Numbers held at once while densities are summed over kernels.
+_CHUNK = 2**22
 
 
 class Marginals(nn.Module):
@@ -116,6 +118,9 @@ class Marginals(nn.Module):
             s = x.long()
             log_p = self.log_p[g].expand(len(s), -1, -1).gather(2, s[:, :, None])[:, :, 0]
             return self.sequence.given_end(s, log_p).sum(1)
+        return torch.cat([self._log_density(g, some) for some in x.split(max(1, _CHUNK // self.centres[g].numel()))])
+
+    def _log_density(self, g: int, x: Float[Tensor, "B D"]) -> Float[Tensor, "B"]:
         centres, widths = self.centres[g], self.widths[g]
         kernel = -0.5 * (((x[:, :, None] - centres) / widths).square() + _LOG_2_PI) - widths.log()
         return (kernel.logsumexp(2) - math.log(self.quantiles + 1)).sum(1)
