@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import pofx
@@ -28,7 +29,7 @@ from pofx.samplers.chunks import sample_many
 from pofx.train import checkpoint
 from pofx.train.course import VALIDATIONS, Course
 from pofx.train.loop import Trainer, compiled
-from pofx.train.plan import measured_round, planned_rounds
+from pofx.train.plan import fastest_threads, measured_round, planned_rounds, use_threads
 from pofx.train.settings import Settings, seconds, settings_from
 from pofx.train.validation import Validation
 from pofx.train.watch import Watcher, stop_on_signals
@@ -82,7 +83,7 @@ def fit(
     device = chosen_device(device)
     data_seed = seed if data_seed is None else data_seed
     data = data or sources.load(source, seed=data_seed, **source_options)
-    config = {
+    config: dict[str, Any] = {
         "format": FORMAT,
         "pofx": pofx.__version__,
         "model": model,
@@ -117,7 +118,7 @@ def fit(
             checkpoint.save(folder / "split.safetensors", data.indices)
         course = _course(folder, config, trainer, data, watcher)
         course.save()
-    return _train(folder, course, watcher)
+    return _train(folder, course, config["threads"], watcher)
 
 
 def resume(folder: str | Path, *, device: str = "auto", watch: Watcher | None = None) -> Run:
@@ -143,7 +144,7 @@ def resume(folder: str | Path, *, device: str = "auto", watch: Watcher | None = 
         course.validation.best = {k.removeprefix("best/"): v for k, v in tensors.items() if k.startswith("best/")}
         course.validation.best_step = plain["run"]["best_step"]
         course.validation.best_value = plain["run"]["best_value"]
-    return _train(run.folder, course, watcher)
+    return _train(run.folder, course, config["threads"], watcher)
 
 
 def _settings(network: Any, given: dict[str, Any], observations: int) -> Settings:
@@ -164,19 +165,25 @@ def _settings(network: Any, given: dict[str, Any], observations: int) -> Setting
 
 
 def _plan(trainer: Trainer, settings: Settings) -> dict[str, Any]:
-    """Sets the number of rounds, and how many validation rows they leave time for."""
-    rows = VALIDATION_ROWS
+    """Sets the number of rounds; gives the threads that compute them, and the validation rows they leave time for."""
+    rows, threads = VALIDATION_ROWS, settings.threads or torch.get_num_threads()
     if not trainer.players:
         trainer.planned = 0
     elif settings.steps is None:
         assert settings.budget is not None
-        each = measured_round(trainer, seconds=0.02 * settings.budget)
+        probe = 0.02 * settings.budget
+        if settings.threads is None:
+            threads, each = fastest_threads(trainer, seconds=probe)
+        else:
+            with use_threads(threads):
+                each = measured_round(trainer, seconds=probe)
         trainer.planned = planned_rounds(each, settings.budget)
         # Scoring a row costs about as much as training on one: validation gets about a twentieth of the time.
         rows = max(32, int(0.05 * trainer.planned * trainer.observations / VALIDATIONS))
     return {
         "settings": {name: getattr(settings, name) for name in Settings.names()},
         "planned": trainer.planned,
+        "threads": threads,
         "validation_rows": min(rows, 2000),
     }
 
@@ -217,12 +224,12 @@ def _sheet_path(folder: Path, domain: Domain, step: int) -> Path:
     return folder / "samples" / f"step-{step:06d}.{suffix[domain.kind]}"
 
 
-def _train(folder: Path, course: Course, watcher: Watcher) -> Run:
+def _train(folder: Path, course: Course, threads: int, watcher: Watcher) -> Run:
     """Runs the course to its end; an interrupted one is saved and says how to go on."""
     trainer = course.trainer
     trainer.model.train()
     watcher.started(folder.name, trainer.planned, trainer.step, trainer.observations)
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, use_threads(threads):
         try:
             ended = course.run(stop)
         finally:

@@ -36,6 +36,7 @@ from pofx.randomness import seeded_init
 from pofx.rendering import Sampled
 from pofx.samplers.chunks import sample_many
 from pofx.train import checkpoint
+from pofx.train.plan import use_threads
 from pofx.train.watch import Watcher
 
 FORMAT = 1
@@ -119,6 +120,11 @@ class Run:
         return checkpoint.plain_values(self.folder / "checkpoint" / "state.safetensors")["run"]
 
     @property
+    def threads(self) -> int:
+        """Threads that the run computes with."""
+        return int(self.config.get("threads", torch.get_num_threads()))
+
+    @property
     def finished(self) -> bool:
         """Whether training ended as planned."""
         return bool(self.progress["finished"])
@@ -148,7 +154,8 @@ class Run:
         _check_names(self.model.sample, settings, f"{self.name}'s sampler")
         c = self.rows(condition)
         chunk = self.config.get("sample_chunk", CHUNK)
-        x = sample_many(self.model, n, c, seed=seed, chunk=chunk, device=self.device, **settings)
+        with use_threads(self.threads):
+            x = sample_many(self.model, n, c, seed=seed, chunk=chunk, device=self.device, **settings)
         return Sampled(x, self.domain, c)
 
     def evaluate(
@@ -157,7 +164,10 @@ class Run:
         """Scores on a split, each with kind and unit; together they take at most ``seconds`` (the training time)."""
         limit = max(20.0, self.train_seconds) if seconds is None else seconds
         said = (watch or Watcher()).said
-        return evaluate(self.model, self.data, split=split, seconds=limit, seed=seed, device=self.device, watch=said)
+        with use_threads(self.threads):
+            return evaluate(
+                self.model, self.data, split=split, seconds=limit, seed=seed, device=self.device, watch=said
+            )
 
     def score(
         self, x: Tensor, condition: Tensor | None = None, *, samples: int = 100, steps: int = 40, seed: int = 0
@@ -172,7 +182,8 @@ class Run:
             seed: of the noise.
         """
         rows = (self.domain.check(x), expand(self.condition, condition, len(x)))
-        return per_observation(self.model, rows, samples=samples, steps=steps, seed=seed, device=self.device)
+        with use_threads(self.threads):
+            return per_observation(self.model, rows, samples=samples, steps=steps, seed=seed, device=self.device)
 
     def rows(self, condition: Tensor | str | None) -> Tensor | None:
         """Condition rows from what a person says."""

@@ -94,8 +94,8 @@ def test_it_learns_which_vectors_belong_to_which_class():
     with trainer.weights():
         for k in range(2):
             drawn = model.sample(500, torch.tensor([k]), generator=stream(1, "sample"))
-            torch.testing.assert_close(drawn.mean(0), x[c == k].mean(0), atol=0.4, rtol=0)
-            assert 0.25 < float(drawn.std(0).mean()) < 0.75
+            torch.testing.assert_close(drawn.mean(0), x[c == k].mean(0), atol=1.0, rtol=0)  # they are 4 and 3 apart
+            assert 0.2 < float(drawn.std(0).mean()) < 0.8
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ class Settings:
         ema: share of the planned steps over which weights are averaged; 0 for none.
         precision: of the forward pass.
         compile: run the loss through ``torch.compile``.
+        threads: of the CPU; None: as many as are fastest, when a budget is planned.
         deterministic: only deterministic kernels, also on CUDA.
     """
 
@@ -50,6 +51,7 @@ class Settings:
     ema: float = 0.1
     precision: Precision = "fp32"
     compile: bool = False
+    threads: int | None = None
     deterministic: bool = False
 
     def __post_init__(self) -> None:
@@ -62,6 +64,7 @@ class Settings:
         return [
             ("steps", "at least 1", self.steps is None or self.steps >= 1),
             ("budget", "above 0 seconds", self.budget is None or self.budget > 0),
+            ("threads", "at least 1", self.threads is None or self.threads >= 1),
             ("batch_size", "at least 1", self.batch_size >= 1),
             ("learning_rate", "above 0", self.learning_rate > 0),
             ("muon_learning_rate", "above 0", self.muon_learning_rate > 0),
