@@ -32,7 +32,7 @@ from pofx.protocols import Samples, capabilities
 from pofx.report.comparison import SPLIT, Comparison
 from pofx.report.page import layout, shown
 from pofx.report.rows import Row
-from pofx.runs import Run, load
+from pofx.runs import LEAST_SCORING, Run, load
 from pofx.train import checkpoint
 from pofx.train.settings import seconds
 from pofx.train.watch import Watcher
@@ -283,7 +283,7 @@ def _job(trials: Trials, name: str, seed: int) -> Callable[[], Trial]:
 
 
 def _tried(run: Run, folder: Path, label: str, seed: int, watch: Spectator) -> Callable[[], Trial]:
-    return lambda: tried(run, folder, label, max(20.0, run.train_seconds), seed, watch)
+    return lambda: tried(run, folder, label, max(LEAST_SCORING, run.train_seconds), seed, watch)
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:

@@ -41,6 +41,7 @@ from pofx.train.watch import Watcher
 
 FORMAT = 1
 CHUNK = 64
+LEAST_SCORING = 5.0  # seconds, for what trains in no time
 
 
 class Run:
@@ -162,7 +163,7 @@ class Run:
         self, split: str = "test", *, seconds: float | None = None, seed: int = 0, watch: Watcher | None = None
     ) -> list[Score]:
         """Scores on a split, each with kind and unit; together they take at most ``seconds`` (the training time)."""
-        limit = max(20.0, self.train_seconds) if seconds is None else seconds
+        limit = max(LEAST_SCORING, self.train_seconds) if seconds is None else seconds
         said = (watch or Watcher()).said
         with use_threads(self.threads):
             return evaluate(
