@@ -115,9 +115,14 @@ class Scores(Protocol):
 
 
 class Bounds(Protocol):
-    """A stochastic lower bound of log p(x), tighter with more ``samples``: (B,), nats per observation."""
+    """A stochastic lower bound of log p(x), tighter with more ``samples``: (B,), nats per observation.
 
-    def elbo(self, x: Tensor, condition: Tensor | None = None, *, samples: int = 1, generator: Generator) -> Tensor: ...
+    ``samples`` None: as many as the model trains its bound with, one unless it says otherwise.
+    """
+
+    def elbo(
+        self, x: Tensor, condition: Tensor | None = None, *, samples: int | None = None, generator: Generator
+    ) -> Tensor: ...
 
 
 class Estimates(Protocol):

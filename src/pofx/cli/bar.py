@@ -1,6 +1,7 @@
 """The live bar of a run: losses, throughput, time left. Only on a terminal."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -47,7 +48,7 @@ class Bar(Watcher):
         self.task = self.progress.add_task(name, total=planned, completed=step, losses="")
         self.progress.start()
 
-    def stepped(self, step: int, seconds: float, values: dict[str, float]) -> None:
+    def stepped(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
         """Moves it."""
         if self.progress is None:
             return

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -14,7 +14,7 @@ class Watcher:
     def started(self, name: str, planned: int, step: int, per_round: int) -> None:
         """Training begins, or goes on, at ``step`` of ``planned`` rounds of ``per_round`` observations."""
 
-    def stepped(self, step: int, seconds: float, values: dict[str, float]) -> None:
+    def stepped(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
         """A few times a second: where training stands, and the latest losses."""
 
     def said(self, line: str) -> None:

@@ -11,12 +11,15 @@ from pofx.conditions import Condition, drop, expand, marginal, rows_for
 from pofx.distributions import DiagonalNormal, Independent, Likelihood, likelihood, standard_normal_log_prob
 from pofx.domains import Images, Vectors, require
 from pofx.errors import Unusable
+from pofx.models.autoencoders.bent import Bent, Couplings
+from pofx.models.autoencoders.near_identity import near_identity
 from pofx.nn.conv import ConvDecoder, ConvEncoder
 from pofx.nn.mlp import MLP, ConditionEmbedding
 from pofx.nn.standardise import Standardise
 from pofx.protocols import Loss
+from pofx.randomness import stream
 
-# Numbers held at once for each of a decoder's outputs while a bound of many samples is computed.
+# Numbers that the decoder puts out at once, while a bound of many samples is computed some of them at a time.
 _CHUNK = 2**24
 
 
@@ -26,15 +29,20 @@ class VAE(nn.Module):
     Maximises $L(x) = E_{q(z|x)}[\log p(x|z)] - KL(q(z|x) \| p(z)) \le \log p(x)$, in nats per observation; with
     ``importance`` K > 1 the tighter $E[\log \frac1K \sum_k p(x|z_k) p(z_k) / q(z_k|x)]$, $z_k \sim q(z|x)$.
 
-    Source: Kingma and Welling 2014, arXiv:1312.6114, eq. (3); K > 1: Burda et al. 2016, arXiv:1509.00519, eq. (8).
+    ``couplings`` bend z before it is decoded, u = T(z), and q is normal in u: to x that is a learnt prior p(u), without
+    the holes that a normal one has between the codes of large pictures.
+
+    Source: Kingma and Welling 2014, arXiv:1312.6114, eq. (3); K > 1: Burda et al. 2016, arXiv:1509.00519, eq. (8);
+    couplings: Dinh et al. 2017, arXiv:1605.08803; as the prior: Chen et al. 2017, arXiv:1611.02731, section 3.2.
 
     Args:
-        latent_dim: size of the latent z; None: as many as x has, but at least 2 and at most 16.
+        latent_dim: size of the latent z; None: 32 with convolutions, else as many as x has, from 2 up to 16.
         hidden: sizes of the MLPs' hidden layers, the decoder's reversed; None: 256, 256; for vectors 128, 128, 128.
         network: "mlp", "conv" (pictures only), or "auto": convolutions for pictures above 16x16.
         width: channels of the first convolution.
         likelihood: "auto" is Bernoulli for 2 levels, discretised logistics for more, a normal for real numbers.
         mixtures: logistics mixed for each pixel; None: 1 up to 32 levels, else 3.
+        couplings: layers of the learnt prior; None: 8 with convolutions, else none.
         beta: weight of the KL term (1 is the bound; Higgins et al. 2017).
         importance: K, samples of z per observation in the training bound; None: 16 for vectors of up to 16 dimensions,
             where the exact posterior is far from normal, else 1.
@@ -52,20 +60,21 @@ class VAE(nn.Module):
         width: int = 32,
         likelihood: Literal["auto", "bernoulli", "categorical", "logistic", "normal"] = "auto",
         mixtures: int | None = None,
+        couplings: int | None = None,
         beta: float = 1.0,
         importance: int | None = None,
         drop: float = 0.1,
     ) -> None:
         super().__init__()
         require("vae", domain, Images, Vectors)
-        _check_arguments(domain, latent_dim, hidden, network, width, mixtures, beta, importance, drop)
+        _check_arguments(domain, latent_dim, hidden, network, width, mixtures, couplings, beta, importance, drop)
         self.domain, self.condition = domain, condition
-        self.latent_dim = latent_dim or min(16, max(2, domain.dims))
         self.beta, self.drop = beta, drop
         self.importance = importance or (16 if isinstance(domain, Vectors) and domain.dim <= 16 and beta == 1 else 1)
         self.standardise = Standardise(domain.dim) if isinstance(domain, Vectors) else None
         self.p = _head(domain, likelihood, mixtures, self.standardise)
         conv = network == "conv" or (network == "auto" and _suits_conv(domain))
+        self.latent_dim = latent_dim or (32 if conv else min(16, max(2, domain.dims)))
         context = 0 if condition is None else 64
         self.embedding = ConditionEmbedding(condition, context) if condition is not None else None
         if conv and isinstance(domain, Images):
@@ -80,7 +89,9 @@ class VAE(nn.Module):
             decoder = MLP(self.latent_dim, sizes[::-1], self.p.outputs * domain.dims, context=context)
             self.encoder, self.decoder = encoder, decoder
             if isinstance(domain, Vectors):
-                self.encoder, self.decoder = _near_identity(encoder, decoder, domain.dim, self.latent_dim)
+                self.encoder, self.decoder = near_identity(encoder, decoder, domain.dim, self.latent_dim)
+        count = couplings if couplings is not None else 8 * (conv and self.latent_dim > 1)
+        self.couplings = Couplings(self.latent_dim, count=count, context=context) if count else None
         # A bias for every output, also of a convolution: it starts at the marginals of the training split.
         self.bias = nn.Parameter(torch.zeros(self.p.outputs * domain.dims))
         self.recipe = _recipe(domain, conv)
@@ -92,21 +103,22 @@ class VAE(nn.Module):
             self.standardise.adapt(x)
         self.bias.copy_(self.p.initial(x).flatten())
 
-    def q(self, x: Tensor, condition: Tensor | None = None) -> DiagonalNormal:
+    def q(self, x: Tensor, condition: Tensor | None = None) -> DiagonalNormal | Bent:
         """q(z|x): (B, latent_dim). A condition that is not given is the null."""
-        y = self._inside(x)
-        y = y if isinstance(self.encoder, ConvEncoder) else y.flatten(1)
-        mu, log_var = self.encoder(y, self._context(condition, len(x))).chunk(2, dim=-1)
-        return DiagonalNormal(mu, log_var)
+        y, context = self._inside(x), self._context(condition, len(x))
+        mu, log_var = self.encoder(y, context).chunk(2, dim=-1)
+        normal = DiagonalNormal(mu, log_var)
+        return normal if self.couplings is None else Bent(normal, self.couplings, context)
 
     def decode(self, z: Float[Tensor, "*B K"], condition: Tensor | None = None) -> Independent:
         """p(x|z), with ``log_prob``, ``sample``, ``mode``; a condition has one row for all or one for each in B."""
         context = self._context(condition, z.shape[-2])
+        u = z if self.couplings is None else self.couplings(z, context)[0]
         if isinstance(self.decoder, ConvDecoder):
             flat = None if context is None else context.expand(*z.shape[:-1], -1).flatten(0, -2)
-            out = self.decoder(z.flatten(0, -2), flat).flatten(1)
+            out = self.decoder(u.flatten(0, -2), flat).flatten(1)
         else:
-            out = self.decoder(z, context)
+            out = self.decoder(u, context)
         return self.p((out + self.bias).view(*z.shape[:-1], self.p.outputs, *self.domain.shape))
 
     def loss(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator) -> Loss:
@@ -115,7 +127,7 @@ class VAE(nn.Module):
         q = self.q(x, c)
         z = q.rsample(self.importance, generator=generator)
         log_p = self.decode(z, c).log_prob(x)
-        parts = {"reconstruction": -log_p.mean(), "rate": q.kl_to_standard_normal().sum(-1).mean()}
+        parts = {"reconstruction": -log_p.mean(), "rate": _rate(q, z).mean()}
         if self.importance == 1:
             return Loss(parts["reconstruction"] + self.beta * parts["rate"], parts)
         log_w = log_p + standard_normal_log_prob(z) - q.log_prob(z)
@@ -192,25 +204,21 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def meters(self, x: Tensor, condition: Tensor | None = None) -> dict[str, Tensor]:
-        """How much of the latent is used: KL per dimension, nats, and the share of units that move with x.
+        """How much of the latent is used: nats in z about x, and the units that move with x.
 
         A unit is active if the variance of its posterior mean over x is above 0.01 (Burda et al. 2016, section 5.2).
         """
         q = self.q(x, condition)
-        rate = q.kl_to_standard_normal().mean(0)
-        active = (q.mu.var(0, correction=0) > 0.01).to(rate.dtype)
-        return {
-            "rate": rate.sum(),
-            "rate_smallest": rate.min(),
-            "rate_largest": rate.max(),
-            "active_units": active.sum(),
-            "active_share": active.mean(),
-        }
+        mu = q.mu if isinstance(q, DiagonalNormal) else q.base.mu
+        active = (mu.var(0, correction=0) > 0.01).to(mu.dtype)
+        z = q.rsample(1, generator=stream(0, "meters", device=x.device))
+        return {"rate": _rate(q, z).mean(), "active_units": active.sum(), "active_share": active.mean()}
 
     def _inside(self, x: Tensor) -> Tensor:
         """Pictures in [-1, 1], vectors standardised: what the encoder reads."""
         if isinstance(self.domain, Images):
-            return self.domain.centre(x).to(self.bias.dtype)
+            y = self.domain.centre(x).to(self.bias.dtype)
+            return y if isinstance(self.encoder, ConvEncoder) else y.flatten(1)
         return x if self.standardise is None else self.standardise(x)
 
     def _context(self, condition: Tensor | None, n: int) -> Tensor | None:
@@ -228,28 +236,11 @@ class VAE(nn.Module):
         return drop(self.condition, c, self.drop, generator=generator)
 
 
-class _Skip(nn.Module):
-    """A network beside a linear map of its input."""
-
-    def __init__(self, network: nn.Module, weight: Float[Tensor, "O I"]) -> None:
-        super().__init__()
-        self.network, self.weight = network, nn.Parameter(weight)
-
-    def forward(self, x: Float[Tensor, "*B I"], context: Tensor | None = None) -> Float[Tensor, "*B O"]:
-        return self.network(x, context) + x @ self.weight.T
-
-
-def _near_identity(encoder: MLP, decoder: MLP, dim: int, latent_dim: int) -> tuple[_Skip, _Skip]:
-    """Both networks around an orthogonal map and its transpose, with a narrow posterior to begin with.
-
-    So training starts where z tells x and p(x) is about normal, and bends that; from random networks it often ends
-    where z tells nothing (posterior collapse).
-    """
-    there = nn.init.orthogonal_(torch.empty(latent_dim, dim))
-    with torch.no_grad():
-        encoder.head.bias[latent_dim:] += 2 * math.log(1 / 4)
-    zeros = torch.zeros(decoder.head.out_features - dim, latent_dim)
-    return _Skip(encoder, torch.cat([there, torch.zeros(latent_dim, dim)])), _Skip(decoder, torch.cat([there.T, zeros]))
+def _rate(q: DiagonalNormal | Bent, z: Float[Tensor, "N B K"]) -> Float[Tensor, "B"]:
+    """KL(q || N(0, I)), nats: in closed form, else its estimate from draws z of q."""
+    if isinstance(q, DiagonalNormal):
+        return q.kl_to_standard_normal().sum(-1)
+    return (q.log_prob(z) - standard_normal_log_prob(z)).mean(0)
 
 
 def _head(domain: Images | Vectors, kind: Any, mixtures: int | None, standardise: Standardise | None) -> Likelihood:
@@ -277,6 +268,7 @@ def _check_arguments(
     network: str,
     width: int,
     mixtures: int | None,
+    couplings: int | None,
     beta: float,
     importance: int | None,
     drop: float,
@@ -287,6 +279,8 @@ def _check_arguments(
             raise Unusable(f"{name} must be at least 1, got {size}; leave it out for the default")
     if hidden is not None and min(hidden, default=0) < 1:
         raise Unusable(f"hidden must be positive sizes, got {hidden}; leave it out for the default")
+    if (couplings or 0) < 0 or (couplings and latent_dim == 1):
+        raise Unusable(f"couplings must be at least 0, and 0 with one latent dimension, got {couplings}; leave it out")
     if network not in ("auto", "mlp", "conv"):
         raise Unusable(f"network must be auto, mlp or conv, got {network!r}; leave it out for auto")
     if network == "conv" and not isinstance(domain, Images):

@@ -79,8 +79,7 @@ class Marginals(nn.Module):
         """n draws, each dimension from its own distribution."""
         fit = fit_of(self.condition, rows_for(self.condition, condition, n, generator=generator), n, generator.device)
         if self.symbols is not None:
-            p = self.log_p[fit].exp().flatten(0, 1)
-            x = torch.multinomial(p, 1, generator=generator).view(n, -1)
+            x = self._draw_symbols(fit, generator=generator)
             x = x.masked_fill(self.sequence.ended(x), self.sequence.end or 0)
         else:
             centres, widths = self.centres[fit].flatten(0, 1), self.widths[fit].flatten(0, 1)
@@ -88,6 +87,16 @@ class Marginals(nn.Module):
             epsilon = torch.randn(k.shape, generator=generator, device=k.device, dtype=centres.dtype)
             x = centres.gather(1, k) + widths.gather(1, k) * epsilon
         return x.view(n, *self.domain.shape).to(self.domain.dtype)
+
+    def _draw_symbols(self, fit: Tensor, *, generator: Generator) -> Tensor:
+        """(N, D) by inverting each cumulative table: no table is copied for each draw."""
+        dims, symbols = self.log_p.shape[1:]
+        u = torch.rand((len(fit), dims), generator=generator, device=fit.device, dtype=self.log_p.dtype)
+        x = torch.empty(u.shape, dtype=torch.int64, device=u.device)
+        for g in fit.unique().tolist():
+            cumulative = self.log_p[g].exp().cumsum(1)
+            x[fit == g] = torch.searchsorted(cumulative, u[fit == g].T.contiguous(), right=True).T
+        return x.clamp(max=symbols - 1)
 
     def _counted(self, x: Tensor) -> Float[Tensor, "D V"]:
         """Log-frequencies, counted some rows at a time."""
