@@ -12,7 +12,6 @@ goes on:
 =========================  ==================================================================================
 """
 
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from pofx.protocols import Samples, capabilities
 from pofx.report.comparison import SPLIT, Comparison
 from pofx.report.page import layout, shown
 from pofx.report.rows import Row
-from pofx.runs import LEAST_SCORING, Run, load
+from pofx.runs import LEAST_SCORING, Run, load, named_after
 from pofx.train import checkpoint
 from pofx.train.settings import seconds
 from pofx.train.watch import Watcher
@@ -316,8 +315,7 @@ def _claimed(out: str | Path | None, source: str, asked: dict[str, Any]) -> Path
                 f"{folder} holds something else than this comparison, and is not overwritten; choose another --out"
             )
     else:
-        path, _, options = source.partition(":")
-        words = re.sub(r"[^A-Za-z0-9]+", "-", f"compare-{Path(path).stem}-{options}").strip("-")
+        words = named_after("compare", source)
         folders = [Path("runs") / words] + [Path("runs") / f"{words}-{i}" for i in range(2, 10_000)]
         folder = next(folder for folder in folders if _free(folder, asked))
     if not (folder / "compare.json").exists():

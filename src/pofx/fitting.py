@@ -4,7 +4,6 @@ import csv
 import inspect
 import io
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 
 import pofx
 from pofx import data as sources
-from pofx.catalogue import find
+from pofx.catalogue import Entry, find
 from pofx.conditions import condition_to_config
 from pofx.data.dataset import Data
 from pofx.domains import Domain
@@ -23,8 +22,8 @@ from pofx.errors import Unusable, nearest
 from pofx.files import write_json, write_whole
 from pofx.protocols import Adapts, Samples, capabilities
 from pofx.randomness import stream
-from pofx.rendering import Sampled
-from pofx.runs import CHUNK, FORMAT, Run, build, chosen_device, lasting, load, load_weights
+from pofx.rendering import Sampled, natural_suffix
+from pofx.runs import CHUNK, FORMAT, Run, build, chosen_device, lasting, load, load_weights, named_after
 from pofx.samplers.chunks import sample_many
 from pofx.train import checkpoint
 from pofx.train.course import VALIDATIONS, Course
@@ -69,46 +68,32 @@ def fit(
         watch: hears how it goes.
         given: training settings, options of the source, and the model's own arguments, by name.
     """
-    entry, watcher = find(model), watch or Watcher()
-    options = inspect.signature(sources.load).parameters
-    source_options = {name: given.pop(name) for name in list(given) if name in options} | {"condition": condition}
-    known = entry.hyperparameters()
-    settings_given = {name: given.pop(name) for name in list(given) if name in Settings.names() and name not in known}
-    for name in given:
-        if name not in known:
-            raise Unusable(f"{model} has no argument {name!r}{nearest(name, [*known, *Settings.names(), *options])}")
-    settings_given |= {"steps": steps} if steps is not None else {}
-    settings_given |= {"budget": seconds(budget)} if budget is not None else {}
-    settings_from({}, settings_given)
+    watcher, given_budget = watch or Watcher(), {} if budget is None else {"budget": seconds(budget)}
+    arguments, source_options, chosen = _sorted(find(model), given)
+    chosen |= given_budget | ({} if steps is None else {"steps": steps})
+    settings_from({}, chosen)  # what is wrong with them is said before anything is loaded
     device = chosen_device(device)
     data_seed = seed if data_seed is None else data_seed
+    source_options |= {"condition": condition}
     data = data or sources.load(source, seed=data_seed, **source_options)
     config: dict[str, Any] = {
         "format": FORMAT,
         "pofx": pofx.__version__,
         "model": model,
-        "arguments": given,
+        "arguments": arguments,
         "source": source,
         "origin": lasting(source),
         "source_options": source_options,
         "seed": seed,
         "data_seed": data_seed,
-        "domain": data.domain.to_config(),
-        "condition": condition_to_config(data.condition),
         "sample_chunk": CHUNK,
-        "data": {
-            "fingerprint": data.fingerprint(),
-            "split": data.split,
-            "observations": {name: len(data.part(name).rows()[0]) for name in ("train", "validation", "test")},
-        },
-    }
+    } | _described(data)
     network = build(config, data.domain, data.condition).to(device)
-    settings = _settings(network, settings_given, len(data.train))
+    settings = _settings(network, chosen, len(data.train))
     if Adapts in capabilities(network):
         x, c = data.train.to(device).rows()
         network.adapt(x, c, generator=stream(seed, "adapt", device=device))
-    planned = settings.steps or 1
-    trainer = Trainer(network, data.train.to(device), settings, planned=planned, seed=seed)
+    trainer = Trainer(network, data.train.to(device), settings, planned=settings.steps or 1, seed=seed)
     with _claimed(_folder(out, model, source)) as folder:
         if settings.compile and trainer.players:
             compiled(network, lambda: _trial(trainer), watcher.said)
@@ -145,6 +130,34 @@ def resume(folder: str | Path, *, device: str = "auto", watch: Watcher | None = 
         course.validation.best_step = plain["run"]["best_step"]
         course.validation.best_value = plain["run"]["best_value"]
     return _train(run.folder, course, config["threads"], watcher)
+
+
+def _sorted(entry: Entry, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What was given by name, as arguments of the model, options of the source, and training settings.
+
+    Raises:
+        Unusable: a name that is none of them; the nearest that is one is named.
+    """
+    own, options = entry.hyperparameters(), inspect.signature(sources.load).parameters
+    for name in given:
+        if name not in (*own, *options, *Settings.names()):
+            raise Unusable(f"{entry.name} has no argument {name!r}{nearest(name, [*own, *options, *Settings.names()])}")
+    arguments = {name: value for name, value in given.items() if name in own}
+    source_options = {name: value for name, value in given.items() if name in options and name not in own}
+    return arguments, source_options, {k: v for k, v in given.items() if k not in arguments | source_options}
+
+
+def _described(data: Data) -> dict[str, Any]:
+    """What a run keeps of its data: enough to know them again."""
+    return {
+        "domain": data.domain.to_config(),
+        "condition": condition_to_config(data.condition),
+        "data": {
+            "fingerprint": data.fingerprint(),
+            "split": data.split,
+            "observations": {name: len(data.part(name).rows()[0]) for name in ("train", "validation", "test")},
+        },
+    }
 
 
 def _settings(network: Any, given: dict[str, Any], observations: int) -> Settings:
@@ -220,8 +233,7 @@ def _drawer(folder: Path, config: dict[str, Any], trainer: Trainer, data: Data) 
 
 
 def _sheet_path(folder: Path, domain: Domain, step: int) -> Path:
-    suffix = {"images": "png", "tokens": "txt", "vectors": "png" if domain.dims <= 2 else "csv"}
-    return folder / "samples" / f"step-{step:06d}.{suffix[domain.kind]}"
+    return folder / "samples" / f"step-{step:06d}{natural_suffix(domain)}"
 
 
 def _train(folder: Path, course: Course, threads: int, watcher: Watcher) -> Run:
@@ -285,8 +297,7 @@ def _folder(out: str | Path | None, model: str, source: str) -> Path:
     """The folder asked for, or the first free one of the default names."""
     if out is not None:
         return Path(out)
-    path, _, options = source.partition(":")
-    words = re.sub(r"[^A-Za-z0-9]+", "-", f"{model}-{Path(path).stem}-{options}").strip("-")
+    words = named_after(model, source)
     folders = [Path("runs") / words] + [Path("runs") / f"{words}-{i}" for i in range(2, 10_000)]
     return next(folder for folder in folders if not folder.exists())
 

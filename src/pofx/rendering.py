@@ -136,6 +136,13 @@ def _tokenizer(domain: Tokens) -> Any:
     return Tokenizer.from_str(domain.tokenizer)
 
 
+def natural_suffix(domain: Domain) -> str:
+    """Of the file in which a person sees observations best."""
+    if isinstance(domain, Tokens):
+        return ".txt"
+    return ".csv" if isinstance(domain, Vectors) and domain.dim > 2 else ".png"
+
+
 @dataclass(frozen=True)
 class Sampled:
     """Observations with their meaning: canonical ``x`` (N, ...), its domain, and the condition's rows or None.

@@ -12,6 +12,7 @@
 
 import csv
 import inspect
+import re
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -216,6 +217,12 @@ def lasting(source: str) -> str:
     if Path(path).expanduser().exists():
         return str(Path(path).expanduser().resolve()) + colon + options
     return source if source.startswith(sources.FORCE) or Path(source).exists() else sources.FORCE + source
+
+
+def named_after(what: str, source: str) -> str:
+    """A file name for what is made of a source: "vae", "mnist:levels=2" -> "vae-mnist-levels-2"."""
+    path, _, options = source.partition(":")
+    return re.sub(r"[^A-Za-z0-9]+", "-", f"{what}-{Path(path).stem}-{options}").strip("-")
 
 
 def chosen_device(device: str) -> str:

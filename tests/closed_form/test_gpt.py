@@ -49,7 +49,7 @@ def chi_square(x: torch.Tensor, support: torch.Tensor, log_p: torch.Tensor) -> t
     common = expected >= 5
     rare = seen[~common].sum()[None], expected[~common].sum()[None] + 1e-9
     s, e = torch.cat([seen[common], rare[0]]), torch.cat([expected[common], rare[1]])
-    s, e = (s, e) if float(e[-1]) >= 5 else (s[:-1], e[:-1])
+    s, e = (s, e) if e[-1].item() >= 5 else (s[:-1], e[:-1])
     return float(((s - e) ** 2 / e).sum()), len(e) - 1
 
 

@@ -20,7 +20,7 @@ from pofx.errors import Unusable
 from pofx.evaluate.score import Score
 from pofx.files import write_json, write_whole
 from pofx.protocols import Completes, Encodes, capabilities
-from pofx.rendering import Sampled, tokens_of
+from pofx.rendering import Sampled, natural_suffix, tokens_of
 from pofx.runs import Run
 
 
@@ -32,7 +32,8 @@ def data_command(options: argparse.Namespace) -> int:
     say = _printer(options)
     say(f"{report.source}: {_described(report.domain) if report.domain else 'no observations'}")
     if report.counts:
-        say("  " + ", ".join(f"{n:,} {name}" for name, n in report.counts.items()))
+        split = f" (split: {report.data.split})" if report.data is not None else ""
+        say("  " + ", ".join(f"{n:,} {name}" for name, n in report.counts.items()) + split)
     if report.classes:
         say(
             f"  {len(report.classes)} classes: "
@@ -48,10 +49,12 @@ def data_command(options: argparse.Namespace) -> int:
     })  # fmt: skip
     if report.fatal:
         raise Unusable(f"nothing can be learnt from {report.source}: {report.problems[-1]}")
-    if options.output and report.data is not None:
+    if report.data is not None:
         x, _ = report.data.train.rows()
-        Sampled(x[:64], report.data.domain).save(options.output)
-        say(f"  first observations: {options.output}")
+        name = f"{runs.named_after('data', options.source)}{natural_suffix(report.data.domain)}"
+        n = 64 if isinstance(report.data.domain, Images) else 1000 if report.data.domain.dims <= 2 else 20
+        path = Sampled(x[:n], report.data.domain).save(options.output or Path("runs") / name)
+        say(f"  first observations: {path}")
     return 0
 
 
@@ -226,13 +229,9 @@ def _trained(run: Run, options: argparse.Namespace) -> int:
     progress = run.progress
     best = f", best on validation at {progress['best_step']}" if progress["best_step"] else ""
     say(f"{run.folder}: {progress['step']} steps in {progress['seconds']:.1f} s{best}")
-    say(f"  pofx sample {run.folder} -o samples{_natural_suffix(run)}    pofx evaluate {run.folder}")
+    say(f"  pofx sample {run.folder} -o samples{natural_suffix(run.domain)}    pofx evaluate {run.folder}")
     _write_json(options, {"run": str(run.folder), "history": run.history} | progress)
     return 0
-
-
-def _natural_suffix(run: Run) -> str:
-    return {"images": ".png", "tokens": ".txt", "vectors": ".csv"}[run.domain.kind]
 
 
 def _run(options: argparse.Namespace) -> Run:

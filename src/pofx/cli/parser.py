@@ -89,7 +89,12 @@ SOURCE_FLAGS = ("size", "length", "encoding", "vocabulary", "limit", "skip_unrea
 def _data(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("--condition", default="none", help="none, class, text or a column")
-    parser.add_argument("-o", dest="output", metavar="FILE", help="write a sample sheet (.png, .txt, .csv)")
+    parser.add_argument(
+        "-o",
+        dest="output",
+        metavar="FILE",
+        help="where the first observations are shown (runs/data-SOURCE.png, .txt or .csv)",
+    )
     _source_flags(parser)
 
 

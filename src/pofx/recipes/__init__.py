@@ -1,1 +1,0 @@
-"""Whole runs as functions: the docstring gives command, time and figure to expect."""
