@@ -12,7 +12,7 @@ import torch
 
 from pofx.train.loop import Trainer
 
-RESERVE = 0.92  # share of the budget that is planned for: the rest is for validation and for a machine that slows down
+RESERVE = 0.85  # share of the budget that is planned for: the rest is for validation and for a machine that slows down
 HOPELESS = 3.0  # a setting whose first round takes so many times the best one's is measured no further
 
 
