@@ -11,8 +11,8 @@ from pofx.protocols import Loss, Turn
 from pofx.randomness import stream
 from pofx.train.batches import Batches
 from pofx.train.ema import EMA
-from pofx.train.loop import Trainer
-from pofx.train.plan import measured_round
+from pofx.train.loop import Trainer, compiled
+from pofx.train.plan import fastest_threads, measured_round
 from pofx.train.schedule import rate
 from pofx.train.settings import Settings, seconds, settings_from
 
@@ -148,6 +148,28 @@ def test_clipping_bounds_the_step():
     game.round()
     moved = math.sqrt(sum((a - b).square().sum().item() for a, b in zip(before, model.parameters())))
     assert moved == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_what_cannot_be_compiled_goes_on_without():
+    model, said = fresh(Line), []
+
+    def refused():
+        raise RuntimeError("double backward is not supported\nand more")
+
+    compiled(model, refused, said.append)
+    assert said == ["--compile is not possible here (double backward is not supported); going on without it"]
+    assert all(network._compiled_call_impl is None for network in model.children())
+
+
+def test_the_fastest_threads_are_measured_and_leave_no_trace():
+    probed, plain = trainer(fresh(Line)), trainer(fresh(Line))
+    threads, took = fastest_threads(probed, seconds=0.01)
+    assert 1 <= threads <= torch.get_num_threads()
+    assert took > 0
+    probed.round()
+    plain.round()
+    for a, b in zip(probed.model.parameters(), plain.model.parameters()):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize(("text", "value"), [("90s", 90), ("2m", 120), ("1h30m", 5400), ("7", 7), (1.5, 1.5)])
