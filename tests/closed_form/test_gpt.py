@@ -44,13 +44,13 @@ def chi_square(x: torch.Tensor, support: torch.Tensor, log_p: torch.Tensor) -> t
     """Of the draws x against the probabilities of the support, cells of fewer than 5 put together."""
     keys = {tuple(row.flatten().tolist()): i for i, row in enumerate(support)}
     seen = torch.bincount(torch.tensor([keys[tuple(row.flatten().tolist())] for row in x]), minlength=len(support))
-    expected = log_p.exp().double() * len(x)
+    expected = log_p.detach().exp().double() * len(x)
     assert int(seen[expected == 0].sum()) == 0
     common = expected >= 5
     rare = seen[~common].sum()[None], expected[~common].sum()[None] + 1e-9
     s, e = torch.cat([seen[common], rare[0]]), torch.cat([expected[common], rare[1]])
     s, e = (s, e) if e[-1].item() >= 5 else (s[:-1], e[:-1])
-    return float(((s - e) ** 2 / e).sum()), len(e) - 1
+    return ((s - e) ** 2 / e).sum().item(), len(e) - 1
 
 
 def assert_fits(x, support, log_p) -> None:
