@@ -50,6 +50,8 @@ def server():
             self.wfile.flush()
             if state.manner == "interrupted":
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                self.connection.settimeout(2)
+                self.rfile.read(1)  # the client must see the signal, not a broken connection
             self.close_connection = True
 
         def log_message(self, *args):
