@@ -1,6 +1,5 @@
 """Stop and resume equals no stop, bit for bit, for every model of the catalogue, through the run folder."""
 
-import os
 import signal
 
 import pytest
@@ -41,7 +40,7 @@ def test_stop_and_resume(name, kind, tmp_path, monkeypatch, text):
     def interrupted(self):
         play(self)
         if self.step == 4:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     if through.steps:
         monkeypatch.setattr(Trainer, "round", interrupted)
