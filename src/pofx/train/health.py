@@ -137,7 +137,8 @@ def no_learning(rows: History, planned: int) -> str:
 def overfitting(rows: History, planned: int) -> str:
     """Three validations below the best by 4 times their scatter and 5% of what was gained, while the loss fell on.
 
-    The loss fell by 3 standard errors: without that, validation only wanders.
+    From the first half of the rows since then to the second the loss fell by 3 standard errors: without that,
+    validation only wanders.
     """
     places = [i for i, row in enumerate(rows) if math.isfinite(row.get("validation", math.nan))]
     values = [rows[i]["validation"] for i in places]
@@ -148,9 +149,7 @@ def overfitting(rows: History, planned: int) -> str:
     since = values[best + 1 :][-IN_A_ROW:]
     if len(since) < IN_A_ROW or max(since) >= values[best] - margin:
         return ""
-    k = min(10, len(rows) - 1 - places[best])
-    around = readings(rows[max(0, places[best] + 1 - k) : places[best] + 1], "model/loss")
-    if not fell(around + readings(rows[-k:], "model/loss"), parts=2, errors=3):
+    if not fell(readings(rows[places[best] :], "model/loss"), parts=2, errors=3):
         return ""
     step = rows[places[best]]["step"]
     return f"validation fell from {values[best]:.5g} at step {step:.0f} to {values[-1]:.5g}, while the loss fell on"
@@ -220,7 +219,7 @@ RULES = (
     Rule("saturated critic", saturated_critic, "give the critic fewer steps, a lower rate or a larger penalty"),
     Rule("mode collapse", mode_collapse, "give the critic more steps, or lower --learning-rate"),
     Rule("critic far from 1-Lipschitz", steep_critic, "raise --penalty, or lower --learning-rate"),
-)  # fmt: skip
+)
 
 
 def duplicated(data: Data, *, most: int = 20_000) -> Alarm | None:
