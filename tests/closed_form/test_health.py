@@ -1,7 +1,6 @@
 """Planted illnesses ring their own alarm, healthy runs none, and a resumed run what the uninterrupted one rang."""
 
 import io
-import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+import pofx
 from pofx import data as sources
 from pofx.catalogue import find
 from pofx.cli.bar import Bar
@@ -39,16 +39,12 @@ def trained(model, data, steps, seed=0, **settings):
     recipe = {k: v for k, v in getattr(model, "recipe", {}).items() if k != "budget"}
     recipe["batch_size"] = min(recipe.get("batch_size", 64), len(data.train))
     trainer = Trainer(model, data.train, settings_from(recipe, settings), planned=steps, seed=seed)
-    norms = measured_gradients(trainer)
     rows = tuple(None if part is None else part[:256] for part in data.validation.rows())
     validation = Validation(rows, batch_size=256, seed=seed) if Validation.name_for(model) else None
     history = []
     for step in range(1, steps + 1):
         trainer.round()
-        row = {"step": step, "seconds": step / 10, **trainer.observed()}
-        row |= {f"{player}/gradient": math.sqrt(sum(squares)) for player, squares in norms.items()}
-        for squares in norms.values():
-            squares.clear()
+        row = {"step": step, **trainer.observed()} | ({"skipped": trainer.skipped} if trainer.skipped else {})
         if step % max(1, steps // 20) == 0:
             with trainer.weights():
                 if validation is not None:
@@ -57,19 +53,6 @@ def trained(model, data, steps, seed=0, **settings):
                     row |= {f"meter/{name}": float(value) for name, value in model.meters(*rows).items()}
         history.append(row)
     return history
-
-
-def measured_gradients(trainer):
-    """Squared norms of each player's gradients since they were last cleared."""
-
-    def counted(squares):
-        return lambda p: squares.append(float(p.grad.square().sum()))
-
-    norms = {player.turn.player: [] for player in trainer.players}
-    for player in trainer.players:
-        for p in player.turn.parameters:
-            p.register_post_accumulate_grad_hook(counted(norms[player.turn.player]))
-    return norms
 
 
 def rung(history, planned=None):
@@ -222,12 +205,29 @@ def test_skipped_steps_ring_once_until_the_run_is_well_for_long():
 
 def test_a_history_in_pieces_rings_as_the_whole_one_does(moons):
     history = trained(built("vae", moons), moons, 40, optimiser="adam", clip=0.0, learning_rate=0.1)
-    whole, health, resumed = Health().examine(history, 40), Health(), Health()
+    whole, health = Health().examine(history, 40), Health()
     assert whole
     assert [alarm for n in range(1, 41) for alarm in health.examine(history[:n], 40)] == whole
     cut = int(whole[0].step)
-    assert resumed.examine(history[:cut], 40) + resumed.examine(history, 40) == whole
-    assert resumed.examine(history, 40) == []
+    events = [{"kind": "rollback", "step": 1, "line": ""}, *(alarm.to_json() for alarm in whole if alarm.step <= cut)]
+    assert Health(events).examine(history, 40) == [alarm for alarm in whole if alarm.step > cut]
+
+
+def test_a_history_that_went_back_is_examined_again():
+    """Were the rows that were taken back still counted, the rule would not yet ring for the second time."""
+
+    def history(skips, last):
+        return [{"step": s, "skipped": sum(s >= k for k in skips)} for s in range(1, last + 1)]
+
+    health, rows = Health(), history([5, 30], 40)
+    assert [alarm.step for alarm in health.examine(rows, 80)] == [5]
+    back = rows[:20] + history([5, 17 + RECOVERED], 40)[20:]
+    assert [alarm.step for alarm in health.examine(back, 80)] == [17 + RECOVERED]
+
+
+def test_a_run_folder_holds_what_is_examined(tmp_path):
+    run = pofx.fit("vae", "digits", steps=60, beta=100.0, threads=1, out=tmp_path / "run")
+    assert rung(run.history, 60) == ["posterior collapse"]
 
 
 def test_data_that_repeat_themselves(digits):

@@ -8,7 +8,7 @@ Three readings in a row must agree before a rule speaks: one alone may be noise.
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -56,16 +56,31 @@ class Rule:
 
 
 class Health:
-    """Examines a history as it grows. A rule that rang is silent until it found nothing for ``RECOVERED`` rows."""
+    """Examines a history as it grows. A rule that rang is silent until it found nothing for ``RECOVERED`` rows.
 
-    def __init__(self) -> None:
+    Args:
+        events: of the run so far; the alarms among them have rung and are not given again.
+    """
+
+    def __init__(self, events: Iterable[Mapping[str, Any]] = ()) -> None:
+        self.known = {(event["rule"], event["step"]) for event in events if event["kind"] == "alarm"}
         self.rows = 0
-        self.well = {rule.name: RECOVERED for rule in RULES}  # rows since the last finding
+        self.last: Mapping[str, float] | None = None
+        self.well = dict.fromkeys((rule.name for rule in RULES), RECOVERED)  # rows since the last finding
 
     def examine(self, history: History, planned: int) -> list[Alarm]:
-        """The alarms of the rows that were not examined before."""
-        first, self.rows = min(self.rows, len(history)) + 1, len(history)
-        return [alarm for n in range(first, self.rows + 1) for alarm in self._rung(history[:n], planned)]
+        """The alarms of the rows that were not examined before.
+
+        A history that went back, and grew again from there, is examined from its beginning.
+        """
+        if self.rows > len(history) or (self.rows and history[self.rows - 1] is not self.last):
+            self.rows, self.well = 0, dict.fromkeys(self.well, RECOVERED)
+        first, self.rows = self.rows + 1, len(history)
+        self.last = history[-1] if history else None
+        alarms = [alarm for n in range(first, self.rows + 1) for alarm in self._rung(history[:n], planned)]
+        fresh = [alarm for alarm in alarms if (alarm.rule, alarm.step) not in self.known]
+        self.known |= {(alarm.rule, alarm.step) for alarm in fresh}
+        return fresh
 
     def _rung(self, rows: History, planned: int) -> list[Alarm]:
         alarms = []
