@@ -24,6 +24,7 @@ from pofx.runs import CHUNK, FORMAT, STATE, Run, build, chosen_device, fitting_t
 from pofx.samplers.chunks import sample_many
 from pofx.train import checkpoint
 from pofx.train.course import VALIDATIONS, Course
+from pofx.train.health import duplicated
 from pofx.train.history import differences, write_history
 from pofx.train.launch import launched, locked
 from pofx.train.loop import Trainer, compiled
@@ -35,7 +36,7 @@ from pofx.train.watch import Watcher, stop_on_signals
 from pofx.train.world import Strategy, World, check_strategy, joined
 
 DEFAULT_BUDGET = 120.0
-VALIDATION_ROWS, METER_ROWS = 256, 256
+VALIDATION_ROWS, METER_ROWS = 256, 128
 GOOD = "good.safetensors"  # the checkpoint that a diverging run goes back to
 
 
@@ -117,6 +118,8 @@ def fit(
                 write_json(folder / "config.json", config)
                 if data.indices:
                     checkpoint.save(folder / "split.safetensors", data.indices)
+            if trainer.players and (copies := duplicated(data)):
+                course.alarm(copies)
             course.save(True)
         return _train(folder, course, config["threads"], watcher)
 
