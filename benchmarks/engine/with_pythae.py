@@ -1,4 +1,4 @@
-"""pythae's BaseTrainer on a VAE of its own of the same shape. Its data are floats; it neither clips nor cools by step."""
+"""pythae's BaseTrainer on a VAE of its own of the same shape: its data are floats, it has no clipping and no cosine."""
 
 import logging
 import tempfile

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import by_hand
 import torch
 from torch import Generator, Tensor, nn
 
-import by_hand
 from pofx.domains import Images, Tokens
 from pofx.models.adversarial.wgan import WGAN
 from pofx.models.autoencoders.vae import VAE
