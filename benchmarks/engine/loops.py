@@ -40,11 +40,14 @@ def bare_loop(workload: Workload, *, written=None, **given) -> Advance:
     model = workload.model()
     options = {"fused": given.pop("fused")} if "fused" in given else {}
     settings = workload.settings(model, **given)
-    return advancing(bare_steps(model, workload, settings, *(written() if written else ()), **options))
+    return advancing(bare_steps(model, workload, settings, written() if written else (None, None), **options))
 
 
-def bare_steps(model: nn.Module, workload: Workload, settings: Settings, parameters=None, loss=None, **options):
+def bare_steps(
+    model: nn.Module, workload: Workload, settings: Settings, written=(None, None), planned=PLANNED, **options
+):
     """The bare loop of one player, or of two, over the streams that pofx's trainer has with seed 0."""
+    parameters, loss = written
     turns = turns_of(model)
     options |= {
         "batch": settings.batch_size,
@@ -53,7 +56,7 @@ def bare_steps(model: nn.Module, workload: Workload, settings: Settings, paramet
         "decay": settings.weight_decay,
         "clip": settings.clip,
         "average": settings.ema,
-        "planned": PLANNED,
+        "planned": planned,
         "data": stream(0, "data"),
         "noise": stream(0, "noise"),
     }

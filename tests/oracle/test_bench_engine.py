@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from torch.nn.utils import parameters_to_vector
 
 from pofx.data.dataset import Rows
 from pofx.train.loop import Trainer
@@ -48,13 +49,13 @@ def test_the_bare_loop_and_the_trainer_reach_the_same_weights(engine, name):
     workload = replace(full, batch=8, rows=20)  # two batches an epoch, and a rest
     ours, theirs, start = workload.model(), workload.model(), workload.model()
     settings = workload.settings(ours)
-    trainer = Trainer(ours, Rows(workload.x), settings, planned=engine["workloads"].PLANNED)
-    for _ in range(4):
+    trainer = Trainer(ours, Rows(workload.x), settings, planned=5)
+    for _ in range(5):
         trainer.round()
-    list(islice(engine["loops"].bare_steps(theirs, workload, settings), 4))
-    for a, b, before in zip(ours.parameters(), theirs.parameters(), start.parameters()):
-        assert torch.allclose(a, b, rtol=0, atol=1e-5)
-        assert not torch.allclose(a, before, rtol=0, atol=1e-4)
+    list(islice(engine["loops"].bare_steps(theirs, workload, settings, planned=5), 5))
+    a, b, before = (parameters_to_vector(model.parameters()) for model in (ours, theirs, start))
+    # in the norm: Adam turns rounding errors of a gradient near zero into steps of a weight
+    assert (a - b).norm() < 1e-3 * (a - before).norm()
 
 
 def test_gradients_derived_by_hand_are_autograds(engine):
