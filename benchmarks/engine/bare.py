@@ -6,7 +6,7 @@ import torch
 
 
 def bare(parameters, loss, x, *, batch, rate, betas, decay, clip, average, planned, data, noise, fused=True):
-    """Yields the loss of each step: AdamW, a cosine, clipping, averaged weights, shuffled epochs."""
+    """Yields the loss of each step: AdamW that decays every weight, a cosine, clipping, averages, shuffled epochs."""
     optimiser = torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=decay, fused=fused)
     averages, step = [p.detach().clone() for p in parameters], 0
     while step < planned:

@@ -85,7 +85,9 @@ def advancing(losses) -> Advance:
 def adamw(turn: Turn, settings: Settings) -> AdamW:
     """The optimiser that a peer is given."""
     betas = _betas(turn, settings)
-    return AdamW(turn.parameters, lr=settings.learning_rate, betas=betas, weight_decay=0.0, fused=True)
+    return AdamW(
+        turn.parameters, lr=settings.learning_rate, betas=betas, weight_decay=settings.weight_decay, fused=True
+    )
 
 
 def cosine(optimiser: AdamW) -> LambdaLR:

@@ -55,9 +55,8 @@ class Workload:
         return model
 
     def settings(self, model: nn.Module, **given) -> Settings:
-        """The model's recipe, but for what the bare loop leaves out: Muon, warm-up, decay of some weights only."""
+        """The model's recipe, but for what the bare loop leaves out: Muon and warm-up."""
         shared = {"batch_size": self.batch, "optimiser": "adamw", "schedule": "cosine", "warmup": 0.0}
-        shared["weight_decay"] = 0.0
         return settings_from(model.recipe, shared | given)
 
 
