@@ -84,10 +84,8 @@ def advancing(losses) -> Advance:
 
 def adamw(turn: Turn, settings: Settings) -> AdamW:
     """The optimiser that a peer is given."""
-    betas = _betas(turn, settings)
-    return AdamW(
-        turn.parameters, lr=settings.learning_rate, betas=betas, weight_decay=settings.weight_decay, fused=True
-    )
+    rate, betas, decay = settings.learning_rate, _betas(turn, settings), settings.weight_decay
+    return AdamW(turn.parameters, lr=rate, betas=betas, weight_decay=decay, fused=True)
 
 
 def cosine(optimiser: AdamW) -> LambdaLR:
