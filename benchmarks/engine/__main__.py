@@ -89,7 +89,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--loops", type=_some_of(LOOPS), default=list(LOOPS), help=", ".join(LOOPS))
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=0.2, help="CPU seconds of a block")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.pairs < 2 or options.seconds <= 0:
+        parser.error(f"needs at least 2 pairs of blocks above 0 s, got {options.pairs} of {options.seconds:g} s")
+    return options
 
 
 def _some_of(names):
