@@ -33,7 +33,7 @@ from pofx.train.settings import Settings, seconds, settings_from
 from pofx.train.sharding import forget_shards, load_shards, save_shards, spread, whole
 from pofx.train.validation import Validation
 from pofx.train.watch import Watcher, stop_on_signals
-from pofx.train.world import Strategy, World, check_strategy, joined
+from pofx.train.world import World, check_strategy, joined
 
 DEFAULT_BUDGET = 120.0
 VALIDATION_ROWS, METER_ROWS = 256, 128
@@ -51,7 +51,7 @@ def fit(
     seed: int = 0,
     device: str = "auto",
     devices: int = 1,
-    strategy: Strategy = "ddp",
+    strategy: str = "ddp",
     data: Data | None = None,
     data_seed: int | None = None,
     watch: Watcher | None = None,
@@ -129,7 +129,7 @@ def resume(
     *,
     device: str = "auto",
     devices: int = 1,
-    strategy: Strategy = "ddp",
+    strategy: str = "ddp",
     watch: Watcher | None = None,
 ) -> Run:
     """Goes on with a run where its last checkpoint stands, also with another number of processes.
