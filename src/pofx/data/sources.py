@@ -13,7 +13,7 @@ from pofx.domains import Domain, Images
 from pofx.errors import Unusable, nearest
 
 _PICTURES = ("size", "levels", "binary", "limit")
-_TEXT = ("length", "encoding", "vocabulary", "records", "limit")
+_TEXT = ("length", "encoding", "vocabulary", "records", "limit", "mapped")
 _TABLE = ("drop", "limit")
 FORCE = "name:"
 
@@ -49,11 +49,11 @@ _NAMED: dict[str, _Source] = {
     "gaussian2d": _Source("one correlated normal; density known", "toys:read_toy", ("limit",)),
 }
 
-_PICTURE_FOLDER = _Source("a folder of pictures", "pictures:read_folder", (*_PICTURES, "skip_unreadable"))
+_PICTURE_FOLDER = _Source("a folder of pictures", "pictures:read_folder", (*_PICTURES, "skip_unreadable", "mapped"))
 _TEXT_FOLDER = _Source("a folder of texts", "text:read_text_folder", _TEXT)
 _TEXT_FILE = _Source("a text", "text:read_text", _TEXT)
 _BY_SUFFIX: dict[str, _Source] = {
-    ".npy": _Source("an array", "arrays:read_arrays", _PICTURES),
+    ".npy": _Source("an array", "arrays:read_arrays", (*_PICTURES, "length")),
     ".npz": _Source("arrays", "arrays:read_arrays", _PICTURES),
     ".csv": _Source("a table", "tables:read_csv", _TABLE),
     ".tsv": _Source("a table", "tables:read_csv", _TABLE),
@@ -149,7 +149,7 @@ def inspect(source: str, *, seed: int = 0, condition: str = "none", **options: A
     return Report(
         request.source,
         data.domain,
-        counts={name: len(data.part(name).rows()[0]) for name in ("train", "validation", "test")},
+        counts={name: data.part(name).observations for name in ("train", "validation", "test")},
         classes=findings.classes,
         levels=data.domain.levels if isinstance(data.domain, Images) else None,
         problems=list(data.problems),

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from pofx.data.dataset import Batch, Part
+from pofx.data.maps import OnDisk
+from pofx.data.order import shuffled
 
 
 class Batches:
@@ -18,21 +20,23 @@ class Batches:
     """
 
     def __init__(self, part: Part, size: int, generator: torch.Generator, device: torch.device) -> None:
-        self.part, self.size, self.generator, self.device = part, size, generator, device
+        self.part, self.size, self.generator = part, size, generator
+        self.device = torch.device("cpu") if isinstance(part, OnDisk) else device  # where its rows are looked up
         self._shuffle()
 
     def next(self) -> Batch:
         """The next batch of observations and condition rows."""
         if self.position + self.size > len(self.order):
             self._shuffle()
-        index = self.order[self.position : self.position + self.size]
+        index = self.order[self.position : self.position + self.size].to(self.device)
         self.position += self.size
         return self.part.take(index, generator=self.generator)
 
     def _shuffle(self) -> None:
         # The order is redrawn from this state on resume: a state is smaller than a permutation.
         self.before = self.generator.get_state()
-        self.order = torch.randperm(len(self.part), generator=self.generator).to(self.device)
+        order = shuffled(len(self.part), self.generator)
+        self.order = order.to(self.device) if isinstance(order, Tensor) else order
         self.position = 0
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
