@@ -200,4 +200,4 @@ class Data:
 def _feed(rows: Batch, digest: "hashlib._Hash") -> None:
     for tensor in rows:
         if tensor is not None:
-            digest.update(tensor.cpu().contiguous().numpy())
+            digest.update(tensor.cpu().contiguous().numpy().data)

@@ -21,7 +21,7 @@ from pofx.errors import Unusable
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
 NATIVE = 64  # pixels a side: larger pictures are reduced only when the user says to what
-_SPLIT_FOLDERS = {
+SPLIT_FOLDERS = {
     "train": "train",
     "validation": "validation",
     "valid": "validation",
@@ -147,14 +147,14 @@ class Pictures:
 def _files(root: Path, findings: Findings) -> list[_File]:
     """Every picture below the root, in the order of its path."""
     tops = {entry.name for entry in root.iterdir() if entry.is_dir()}
-    splits = tops & _SPLIT_FOLDERS.keys()
+    splits = tops & SPLIT_FOLDERS.keys()
     if splits and "train" not in splits:
         raise Unusable(f"{root} has {', '.join(sorted(splits))} but no train; rename a folder to train, or these")
     files, others = [], []
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         inside = Path(folder).relative_to(root).parts
-        split = _SPLIT_FOLDERS.get(inside[0], "") if splits and inside else ""
+        split = SPLIT_FOLDERS.get(inside[0], "") if splits and inside else ""
         for name in sorted(names):
             path = Path(folder) / name
             if name.startswith(".") or path.suffix.lower() not in SUFFIXES or (splits and not split):

@@ -105,10 +105,10 @@ def split_rows(found: Observations, request: Request) -> Data:
 
 def seeded_split(n: int, seed: int) -> dict[str, Tensor]:
     """Rows 0 .. n-1, shuffled by the seed: 80% training, 10% validation, 10% test."""
-    return _cut(torch.arange(n), ("validation", "test"), 0.1, seed)
+    return cut(torch.arange(n), ("validation", "test"), 0.1, seed)
 
 
-def _cut(rows: Tensor, names: tuple[str, ...], share: float, seed: int) -> dict[str, Tensor]:
+def cut(rows: Tensor, names: tuple[str, ...], share: float, seed: int) -> dict[str, Tensor]:
     """Shuffles ``rows`` and cuts a share for each name from their end; the rest is "train"."""
     rows = rows[torch.randperm(len(rows), generator=stream(seed, "split"))]
     size = max(1, round(share * len(rows)))
@@ -124,7 +124,7 @@ def _split(found: Observations, seed: int) -> tuple[dict[str, Tensor], str]:
     index = dict(found.official)
     missing = tuple(name for name in SPLITS[1:] if name not in index)
     if missing:
-        index |= _cut(index["train"], missing, 0.1, seed)
+        index |= cut(index["train"], missing, 0.1, seed)
     described = found.described + (f"; {' and '.join(missing)} cut from train by the seed" if missing else "")
     return {name: index[name] for name in SPLITS}, described
 

@@ -52,11 +52,13 @@ _NAMED: dict[str, _Source] = {
 _PICTURE_FOLDER = _Source("a folder of pictures", "pictures:read_folder", (*_PICTURES, "skip_unreadable", "mapped"))
 _TEXT_FOLDER = _Source("a folder of texts", "text:read_text_folder", _TEXT)
 _TEXT_FILE = _Source("a text", "text:read_text", _TEXT)
+_SHARDS = _Source("tar shards of pictures", "shards:read_shards", ("size", "levels", "limit"))
 _BY_SUFFIX: dict[str, _Source] = {
     ".npy": _Source("an array", "arrays:read_arrays", (*_PICTURES, "length")),
     ".npz": _Source("arrays", "arrays:read_arrays", _PICTURES),
     ".csv": _Source("a table", "tables:read_csv", _TABLE),
     ".tsv": _Source("a table", "tables:read_csv", _TABLE),
+    ".tar": _SHARDS,
     ".parquet": _Source("a table", "tables:read_parquet", _TABLE),
 }
 
@@ -187,6 +189,8 @@ def _resolve(
 
 def _find(source: str) -> tuple[_Source, str, str]:
     """The source, its name or path, and the text of its options."""
+    from pofx.data.shards import shard_files
+
     if source.startswith(FORCE):
         name, _, written = source.removeprefix(FORCE).partition(":")
         if name not in _NAMED:
@@ -198,6 +202,8 @@ def _find(source: str) -> tuple[_Source, str, str]:
     name, _, written = source.partition(":")
     if name in _NAMED:
         return _NAMED[name], name, written
+    if "*" in name and shard_files(Path(name).expanduser()):
+        return _SHARDS, name, written
     if "/" in name or Path(name).suffix:
         raise Unusable(f"there is no file or folder {name!r}; check the path")
     raise Unusable(f"there is no named set and no path {name!r}{nearest(name, _NAMED)}")
@@ -205,15 +211,17 @@ def _find(source: str) -> tuple[_Source, str, str]:
 
 def _of_path(path: Path) -> _Source:
     """What a file or folder holds, by suffix; any other file that is plain text is a text."""
-    from pofx.data import pictures, text
+    from pofx.data import pictures, shards, text
 
     if path.is_dir():
         if next((p for p in path.rglob("*") if p.suffix.lower() in pictures.SUFFIXES), None):
             return _PICTURE_FOLDER
         if text.text_files(path):
             return _TEXT_FOLDER
+        if shards.shard_files(path):
+            return _SHARDS
         raise Unusable(
-            f"the folder {path} holds no pictures and no .txt files; give one that does, or a table or array"
+            f"the folder {path} holds no pictures, shards or .txt files; give one that does, or a table or array"
         )
     suffix = path.suffix.lower()
     if suffix in pictures.SUFFIXES:
