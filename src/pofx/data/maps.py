@@ -8,7 +8,7 @@ import hashlib
 import math
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from pofx.data.dataset import Batch
+from pofx.data.dataset import Batch, Part
 from pofx.data.order import shuffled
 from pofx.data.request import Request
 from pofx.files import write_whole
@@ -25,7 +25,7 @@ from pofx.progress import say
 from pofx.randomness import stream
 
 IN_MEMORY = 512 << 20  # bytes of canonical tensors: a larger source is read through a map
-AT_MOST = 256 << 20  # bytes of canonical rows that are scored, or that ``adapt`` reads
+AT_MOST = 128 << 20  # bytes of canonical rows that are scored, or that ``adapt`` reads
 CHECKED = 1 << 30  # bytes of a cache that are compared with their checksums; of a larger one, only the lengths are
 PIECE = 1 << 20  # bytes read at a time
 CURE = "free space, or name another folder in POFX_CACHE"
@@ -88,6 +88,11 @@ class Mapped:
         """How many there are, however many ``rows`` gives."""
         return len(self)
 
+    @property
+    def scored(self) -> int:
+        """How many ``rows`` gives."""
+        return min(len(self), self.most)
+
     def take(self, index: Tensor, *, generator: Generator | None = None) -> Batch:
         """Rows by index."""
         index = index.cpu()
@@ -96,7 +101,7 @@ class Mapped:
 
     def rows(self) -> Batch:
         """All of them, or a fixed subset of ``most``, in order."""
-        return self.take(_subset(len(self), self.most))
+        return self.take(_subset(len(self), self.scored))
 
     def to(self, device: str | torch.device) -> "Mapped":
         """Batches go to a device; the rest stays on the disk."""
@@ -133,6 +138,11 @@ class MappedWindows:
         """The disjoint windows, however many ``rows`` gives."""
         return len(self.tokens) // self.length
 
+    @property
+    def scored(self) -> int:
+        """How many ``rows`` gives."""
+        return min(self.observations, rows_at_most(8 * self.length))
+
     def take(self, index: Tensor, *, generator: Generator | None = None) -> Batch:
         """The windows that begin at ``index``."""
         places = index.cpu().numpy()[:, None] + np.arange(self.length)
@@ -140,7 +150,7 @@ class MappedWindows:
 
     def rows(self) -> Batch:
         """The disjoint windows, or a fixed subset of at most ``AT_MOST`` bytes, in order."""
-        return self.take(self.length * _subset(self.observations, rows_at_most(8 * self.length)))
+        return self.take(self.length * _subset(self.observations, self.scored))
 
     def to(self, device: str | torch.device) -> "MappedWindows":
         """Batches go to a device; the rest stays on the disk."""
@@ -159,9 +169,19 @@ def rows_at_most(row_bytes: int) -> int:
     return max(1, AT_MOST // row_bytes)
 
 
+def partly_read(parts: Mapping[str, Part]) -> list[str]:
+    """A line for each part of which ``rows`` gives only a subset."""
+    return [
+        f"{name} does not fit in memory: what is counted, scored or compared is a fixed {part.scored:,} of its "
+        f"{part.observations:,} observations"
+        for name, part in parts.items()
+        if isinstance(part, OnDisk) and part.scored < part.observations
+    ]
+
+
 def _subset(n: int, most: int) -> Tensor:
     """All of n rows, or ``most`` of them, drawn once and for all, in order."""
-    return torch.arange(n) if n <= most else shuffled(n, stream(0, "rows"))[:most].sort().values
+    return torch.arange(n) if n == most else shuffled(n, stream(0, "rows"))[:most].sort().values
 
 
 def key_of(*what: Any) -> str:
@@ -180,7 +200,7 @@ def keep(path: Path, pieces: Iterable[np.ndarray]) -> None:
         checksum = 0
         with temporary.open("wb") as file:
             for piece in pieces:
-                content = piece.tobytes()
+                content = np.ascontiguousarray(piece).data
                 file.write(content)
                 checksum = zlib.crc32(content, checksum)
             file.write(struct.pack("<I", checksum))
@@ -195,7 +215,7 @@ def kept(path: Path, layout: Sequence[tuple[Any, tuple[int, ...]]], *, check: bo
         if not path.is_file():
             return None
         content = np.memmap(path, dtype=np.uint8, mode="r")
-        whole = len(content) == sum(sizes) + 4 and (not check or _sound(content))
+        whole = len(content) == sum(sizes) + 4 and (not check or _sound(path, sum(sizes)))
     except (OSError, ValueError):  # it cannot be read, or is empty
         whole = False
     if not whole:
@@ -215,8 +235,9 @@ def blocks(content: np.ndarray) -> Iterator[np.ndarray]:
         yield content[start : start + step]
 
 
-def _sound(content: np.ndarray) -> bool:
+def _sound(path: Path, size: int) -> bool:
     checksum = 0
-    for block in blocks(content[:-4]):
-        checksum = zlib.crc32(block.tobytes(), checksum)
-    return struct.pack("<I", checksum) == content[-4:].tobytes()
+    with path.open("rb") as file:
+        for start in range(0, size, PIECE):
+            checksum = zlib.crc32(file.read(min(PIECE, size - start)), checksum)
+        return struct.pack("<I", checksum) == file.read()

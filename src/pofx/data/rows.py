@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pofx.conditions import Classes, Condition, TextCondition, VectorCondition
 from pofx.data.dataset import Binarised, Data, Part, Rows
-from pofx.data.maps import Mapped, Store
+from pofx.data.maps import Mapped, Store, partly_read
 from pofx.data.request import Findings, Request
 from pofx.domains import Domain, Images, Vectors
 from pofx.errors import Unusable, nearest
@@ -89,6 +89,7 @@ def split_rows(found: Observations, request: Request) -> Data:
     if isinstance(found.domain, Vectors) and isinstance(found.x, Tensor):
         _check_columns(found.x[full], found.domain, findings)
     domain, parts = _parts(found, c, index, request)
+    findings.problems.extend(partly_read(parts))
     return Data(
         request.source,
         domain,

@@ -55,10 +55,8 @@ class _Index:
 
 
 def shard_files(place: Path) -> list[Path]:
-    """The shards below a folder, or those that a pattern such as ``set-*.tar`` names, in the order of their paths."""
-    if place.is_dir():
-        return sorted(place.rglob("*.tar"))
-    return sorted(place.parent.glob(place.name)) if place.suffix == ".tar" else []
+    """One shard, or those below a folder in the order of their paths."""
+    return sorted(place.rglob("*.tar")) if place.is_dir() else [place]
 
 
 def read_shards(request: Request) -> Data:

@@ -189,8 +189,6 @@ def _resolve(
 
 def _find(source: str) -> tuple[_Source, str, str]:
     """The source, its name or path, and the text of its options."""
-    from pofx.data.shards import shard_files
-
     if source.startswith(FORCE):
         name, _, written = source.removeprefix(FORCE).partition(":")
         if name not in _NAMED:
@@ -202,8 +200,6 @@ def _find(source: str) -> tuple[_Source, str, str]:
     name, _, written = source.partition(":")
     if name in _NAMED:
         return _NAMED[name], name, written
-    if "*" in name and shard_files(Path(name).expanduser()):
-        return _SHARDS, name, written
     if "/" in name or Path(name).suffix:
         raise Unusable(f"there is no file or folder {name!r}; check the path")
     raise Unusable(f"there is no named set and no path {name!r}{nearest(name, _NAMED)}")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pofx.data.dataset import Data, Part, Windows
-from pofx.data.maps import goes_on_disk
+from pofx.data.maps import goes_on_disk, partly_read
 from pofx.data.request import Request
 from pofx.data.rows import SPLITS, Observations, seeded_split, split_rows
 from pofx.domains import Tokens
@@ -134,12 +134,14 @@ def as_windows(
         )
     if options.limit is not None:
         streams["train"] = streams["train"][: options.limit + length - 1]
+    parts = {name: windows(stream, length) for name, stream in streams.items()}
+    request.findings.problems.extend(partly_read(parts))
     return Data(
         request.source,
         coder.domain(length, end=False),
-        train=windows(streams["train"], length),
-        validation=windows(streams["validation"], length),
-        test=windows(streams["test"], length),
+        train=parts["train"],
+        validation=parts["validation"],
+        test=parts["test"],
         problems=tuple(request.findings.problems),
         split="contiguous: the last tenth is test, the tenth before it validation",
         indices={name: torch.tensor(span) for name, span in spans.items()},
