@@ -73,7 +73,7 @@ def assert_equal(mapped, held):
             assert (x is None and y is None) or (x.dtype == y.dtype and torch.equal(x, y))
         batches = [Batches(part, min(7, len(part)), stream(0, "data"), torch.device("cpu")) for part in (one, other)]
         for _ in range(5):
-            for x, y in zip(*(b.next() for b in batches)):
+            for x, y in zip(*(b.next()[0] for b in batches)):
                 assert (x is None and y is None) or (x.dtype == y.dtype and torch.equal(x, y))
 
 
@@ -391,17 +391,17 @@ def test_a_huge_part_is_batched_without_a_stored_order_and_resumes_exactly(text,
     for _ in range(8):  # past the end of an epoch
         batches.next()
     tensors, plain = batches.state()
-    expected = [batches.next()[0] for _ in range(12)]
+    expected = [batches.next()[0][0] for _ in range(12)]
     again = Batches(part, 500, stream(7, "data"), torch.device("cpu"))
     again.load(tensors, plain)
     for x in expected:
-        assert torch.equal(again.next()[0], x)
+        assert torch.equal(again.next()[0][0], x)
 
 
 def test_order_of_a_small_part_is_as_ever():
     part = Rows(torch.arange(50))
     expected = torch.randperm(50, generator=stream(0, "data"))
-    assert torch.equal(Batches(part, 50, stream(0, "data"), torch.device("cpu")).next()[0], expected)
+    assert torch.equal(Batches(part, 50, stream(0, "data"), torch.device("cpu")).next()[0][0], expected)
 
 
 def write_shard(path, samples):
@@ -497,6 +497,6 @@ def test_only_the_batch_moves_to_the_device(text, photos):
     for source in (f"{photos}:mapped", f"{text}:mapped,length=16"):
         part = load(source).train.to(device)
         before = torch.cuda.memory_allocated()
-        x, _ = Batches(part, 4, stream(0, "data"), device).next()
+        ((x, _),) = Batches(part, 4, stream(0, "data"), device).next()
         assert x.device.type == "cuda"
         assert torch.cuda.memory_allocated() - before < 1 << 16

@@ -17,6 +17,9 @@ class Watcher:
     def stepped(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
         """A few times a second: where training stands, and the latest losses."""
 
+    def recorded(self, row: Mapping[str, float]) -> None:
+        """A row was added to the history."""
+
     def said(self, line: str) -> None:
         """One line for a person."""
 
