@@ -23,6 +23,7 @@ from pofx.files import write_json, write_text, write_whole
 from pofx.protocols import Completes, Encodes, capabilities
 from pofx.rendering import Sampled, natural_suffix, tokens_of
 from pofx.runs import Run
+from pofx.train.launch import speaks
 
 
 def data_command(options: argparse.Namespace) -> int:
@@ -89,11 +90,13 @@ def models_command(options: argparse.Namespace) -> int:
 
 def fit_command(options: argparse.Namespace) -> int:
     """Trains a model and says what came of it."""
-    named = ("command", "parser", "name", "model", "source", "json", "quiet", "out", "condition", "seed", "device")
+    named = ("command", "parser", "name", "model", "source", "json", "quiet", "out", "condition", "seed", "device",
+             "devices", "strategy")  # fmt: skip
     given = {key: value for key, value in vars(options).items() if key not in named and value is not None}
     run = fitting.fit(
         options.model, options.source, out=options.out, condition=options.condition, seed=options.seed,
-        device=options.device, watch=Bar(quiet=options.quiet), **given,
+        device=options.device, devices=options.devices, strategy=options.strategy, watch=Bar(quiet=options.quiet),
+        **given,
     )  # fmt: skip
     return _trained(run, options)
 
@@ -103,7 +106,11 @@ def resume_command(options: argparse.Namespace) -> int:
     if runs.load(options.run).finished:
         _printer(options)(f"{options.run} is finished; nothing to do")
         return 0
-    return _trained(fitting.resume(options.run, device=options.device, watch=Bar(quiet=options.quiet)), options)
+    run = fitting.resume(
+        options.run, device=options.device, devices=options.devices, strategy=options.strategy,
+        watch=Bar(quiet=options.quiet),
+    )  # fmt: skip
+    return _trained(run, options)
 
 
 def sample_command(options: argparse.Namespace) -> int:
@@ -326,11 +333,12 @@ def _given(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _printer(options: argparse.Namespace) -> Any:
-    return (lambda line: None) if options.quiet else lambda line: print(line, file=sys.stdout)  # noqa: T201
+    quiet = options.quiet or not speaks()
+    return (lambda line: None) if quiet else lambda line: print(line, file=sys.stdout)  # noqa: T201
 
 
 def _write_json(options: argparse.Namespace, value: dict[str, Any]) -> None:
-    if options.json:
+    if options.json and speaks():
         write_json(Path(options.json), value)
 
 

@@ -108,6 +108,7 @@ def _fit(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("--out", metavar="RUN", help="the run folder (runs/MODEL-SOURCE, then -2, ...)")
     parser.add_argument("--condition", default="none", help="none, class, text or a column")
     _source_flags(parser)
+    _process_flags(parser)
     training = parser.add_argument_group("training (default: the model's recipe)")
     described = described_arguments(Settings)
     for field in fields(Settings):
@@ -134,6 +135,13 @@ def _model_flags(parser: Parser, name: str) -> None:
 
 def _resume(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("run", metavar="RUN")
+    _process_flags(parser)
+
+
+def _process_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("processes")
+    group.add_argument("--devices", type=int, default=1, metavar="N", help="cores or GPUs that train together (1)")
+    group.add_argument("--strategy", default="ddp", help="ddp: all weights in each; fsdp: a share in each (ddp)")
 
 
 def _sample(parser: Parser, arguments: list[str]) -> None:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from pofx.train.health import Alarm
+
 
 class Watcher:
     """Hears how a run goes. This one is silent; the command line's draws a bar."""
@@ -22,6 +24,9 @@ class Watcher:
 
     def said(self, line: str) -> None:
         """One line for a person."""
+
+    def alarmed(self, alarm: Alarm) -> None:
+        """A health rule rings."""
 
     def ended(self) -> None:
         """Training is over, or interrupted."""
