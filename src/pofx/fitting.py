@@ -178,7 +178,7 @@ def _described(data: Data) -> dict[str, Any]:
         "data": {
             "fingerprint": data.fingerprint(),
             "split": data.split,
-            "observations": {name: len(data.part(name).rows()[0]) for name in ("train", "validation", "test")},
+            "observations": {name: data.part(name).observations for name in ("train", "validation", "test")},
         },
     }
 

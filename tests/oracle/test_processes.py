@@ -46,6 +46,31 @@ class Uneven(nn.Module):
         return Loss(((self.w * x - 1).square() * (x != 0)).sum() / counted, weight=counted)
 
 
+class Normalised(nn.Module):
+    """Two batch norms, over vectors and over maps: their statistics are those of the whole batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(2, 8),
+            nn.BatchNorm1d(8),
+            nn.Unflatten(1, (2, 2, 2)),
+            nn.BatchNorm2d(2, affine=False),
+            nn.Flatten(),
+        )
+        self.head = nn.Linear(8, 1)
+
+    def loss(self, x, condition=None, *, generator):
+        return Loss((self.head(self.net(x).tanh()).squeeze(1) - x.sum(1)).square().mean())
+
+
+def normalised(world=ALONE):
+    x = torch.randn(40, 2, generator=stream(0, "x"), dtype=torch.float64)
+    with seeded_init(0):
+        model = Normalised().double()
+    return Trainer(model, Rows(x), Settings(batch_size=8), planned=10, world=world)
+
+
 def trainer(name, kind, world=ALONE, **settings):
     """A tiny form on tiny data, in double precision, where equal means equal."""
     domain = TINY[kind][-1]
@@ -80,7 +105,8 @@ def validated(world=ALONE):
 
 def everything(world):
     made = {f"{name}-{kind}": trained(trainer(name, kind, world)) for name, kind in GAMES}
-    return made | {"uneven": trained(uneven(world)), "validated": validated(world)}
+    more = {"uneven": trained(uneven(world)), "normalised": trained(normalised(world)), "validated": validated(world)}
+    return made | more
 
 
 def in_two(rank, folder):
@@ -96,7 +122,7 @@ def in_two(rank, folder):
 def of_two():
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.start_processes(in_two, (folder,), nprocs=2, start_method="spawn")
-        names = [*(f"{name}-{kind}" for name, kind in GAMES), "uneven", "validated"]
+        names = [*(f"{name}-{kind}" for name, kind in GAMES), "uneven", "normalised", "validated"]
         yield {label: load_file(f"{folder}/{label}.safetensors") for label in names}
 
 
@@ -119,6 +145,13 @@ def test_a_batch_in_pieces_is_the_batch(name, kind):
 def test_pieces_weigh_as_they_say(of_two):
     assert_same(of_two["uneven"], trained(uneven()))
     assert_same(trained(uneven(accumulate=4)), trained(uneven()))
+
+
+def test_batch_statistics_are_those_of_the_whole_batch(of_two):
+    """Against torch's own batch norm, which the single process uses."""
+    alone = trained(normalised())
+    assert alone["net.1.num_batches_tracked"] == 3
+    assert_same(of_two["normalised"], alone)
 
 
 def test_validation_is_shared(of_two):

@@ -18,6 +18,7 @@ from pofx.errors import Unusable
 from pofx.protocols import Learns, Loss, Plays, Progress, Turn, capabilities
 from pofx.randomness import Shared, stream
 from pofx.train.batches import Batches
+from pofx.train.batchnorm import synchronise
 from pofx.train.checkpoint import State
 from pofx.train.ema import EMA
 from pofx.train.optimisers import load_state, optimisers_for, state_of, step
@@ -200,6 +201,7 @@ class Trainer:
                 f"--accumulate {settings.accumulate}), got {size}; try {max(1, size // self.pieces) * self.pieces}"
             )
         self.mine = range(world.rank * settings.accumulate, (world.rank + 1) * settings.accumulate)
+        synchronise(model, world)
         if world.sharded:
             shard(model)
         self.players = [Player(turn, model, settings, world) for turn in turns_of(model)]
