@@ -97,6 +97,13 @@ def fit_command(options: argparse.Namespace) -> int:
     return _trained(run, options)
 
 
+def runs_command(options: argparse.Namespace) -> int:
+    """Lists the runs below a folder."""
+    from pofx.cli.listing import list_and_show
+
+    return list_and_show(options)
+
+
 def resume_command(options: argparse.Namespace) -> int:
     """Goes on with a run; a finished one is left as it is."""
     if runs.load(options.run).finished:

@@ -132,6 +132,10 @@ def _model_flags(parser: Parser, name: str) -> None:
             _add_flag(group, key, p.annotation, p.default, described.get(key, ""))
 
 
+def _runs(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", help="what holds them (runs)")
+
+
 def _resume(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("run", metavar="RUN")
 
@@ -203,6 +207,7 @@ _COMMANDS: Mapping[str, tuple[str, Callable[[Parser, list[str]], None]]] = {
     "data": ("show a source and its problems", _data),
     "models": ("list the models", _models),
     "fit": ("train a model on a source", _fit),
+    "runs": ("list the runs below a folder", _runs),
     "resume": ("go on with a run", _resume),
     "sample": ("draw from a run's model", _sample),
     "score": ("log-likelihood of each observation", _run_source),
