@@ -197,7 +197,7 @@ def _plan(trainer: Trainer, settings: Settings) -> dict[str, Any]:
         "settings": {name: getattr(settings, name) for name in Settings.names()},
         "planned": trainer.planned,
         "threads": threads,
-        "validation_rows": min(rows, 2000),
+        "validation_rows": settings.validation_rows or min(rows, 2000),
     }
 
 

@@ -103,10 +103,16 @@ def _models(parser: Parser, arguments: list[str]) -> None:
 
 
 def _fit(parser: Parser, arguments: list[str]) -> None:
-    parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("source", metavar="SOURCE")
+    config = _config(arguments)
+    parser.add_argument("model", metavar="MODEL", nargs="?" if config else None)
+    parser.add_argument("source", metavar="SOURCE", nargs="?" if config else None)
+    parser.add_argument(
+        "--config", metavar="FILE", help="a run's config.json, which repeats it, or a file like it; flags win over it"
+    )
     parser.add_argument("--out", metavar="RUN", help="the run folder (runs/MODEL-SOURCE, then -2, ...)")
     parser.add_argument("--condition", default="none", help="none, class, text or a column")
+    if config:
+        parser.set_defaults(seed=None, device=None, condition=None)  # unsaid, so that the file's stand
     _source_flags(parser)
     training = parser.add_argument_group("training (default: the model's recipe)")
     described = described_arguments(Settings)
@@ -263,11 +269,23 @@ def _shown(default: Any) -> str:
 
 
 def _named_model(arguments: list[str]) -> str | None:
-    """The model that the arguments of ``fit`` name: a word of the catalogue, else the first word."""
+    """The model that the arguments of ``fit`` name: a word of the catalogue, else its file's, else the first word."""
     from pofx.catalogue import entries
 
     words = [word for word in arguments if not word.startswith("-")]
-    return next((word for word in words if word in entries()), words[0] if words else None)
+    named, config = next((word for word in words if word in entries()), None), _config(arguments)
+    if named is None and config:
+        from pofx.configs import named_model
+
+        return named_model(config)
+    return named or (words[0] if words else None)
+
+
+def _config(arguments: list[str]) -> str | None:
+    """The value of ``--config`` among arguments that are not yet parsed."""
+    flag = Parser(add_help=False, allow_abbrev=False)
+    flag.add_argument("--config", nargs="?")
+    return flag.parse_known_args(arguments)[0].config
 
 
 def described_arguments(cls: type) -> dict[str, str]:

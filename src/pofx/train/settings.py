@@ -32,6 +32,8 @@ class Settings:
         precision: of the forward pass.
         compile: run the loss through ``torch.compile``.
         threads: of the CPU; None: as many as are fastest, when a budget is planned.
+        validation_rows: of the validation split, measured as training goes; None: as many as its share of the budget
+            allows, 256 without one.
         deterministic: only deterministic kernels, also on CUDA.
     """
 
@@ -52,6 +54,7 @@ class Settings:
     precision: Precision = "fp32"
     compile: bool = False
     threads: int | None = None
+    validation_rows: int | None = None
     deterministic: bool = False
 
     def __post_init__(self) -> None:
@@ -65,6 +68,7 @@ class Settings:
             ("steps", "at least 1", self.steps is None or self.steps >= 1),
             ("budget", "above 0 seconds", self.budget is None or self.budget > 0),
             ("threads", "at least 1", self.threads is None or self.threads >= 1),
+            ("validation_rows", "at least 1", self.validation_rows is None or self.validation_rows >= 1),
             ("batch_size", "at least 1", self.batch_size >= 1),
             ("learning_rate", "above 0", self.learning_rate > 0),
             ("muon_learning_rate", "above 0", self.muon_learning_rate > 0),
