@@ -27,6 +27,7 @@ from pofx.runs import CHUNK, FORMAT, Run, build, chosen_device, lasting, load, l
 from pofx.samplers.chunks import sample_many
 from pofx.train import checkpoint
 from pofx.train.course import VALIDATIONS, Course
+from pofx.train.loggers import with_loggers
 from pofx.train.loop import Trainer, compiled
 from pofx.train.plan import fastest_threads, measured_round, planned_rounds, use_threads
 from pofx.train.settings import Settings, seconds, settings_from
@@ -49,6 +50,7 @@ def fit(
     device: str = "auto",
     data: Data | None = None,
     data_seed: int | None = None,
+    logger: str | tuple[str, ...] | None = None,
     watch: Watcher | None = None,
     **given: Any,
 ) -> Run:
@@ -65,10 +67,12 @@ def fit(
         device: "auto", "cpu", "cuda", ...
         data: the source, already loaded with its seed and condition.
         data_seed: of the split, where it is not ``seed``: trainings that differ in seed share their data.
+        logger: "tensorboard", "wandb", "trackio", or several with commas: they get each row of the history.
         watch: hears how it goes.
         given: training settings, options of the source, and the model's own arguments, by name.
     """
-    watcher, given_budget = watch or Watcher(), {} if budget is None else {"budget": seconds(budget)}
+    watcher = with_loggers(watch or Watcher(), logger)
+    given_budget = {} if budget is None else {"budget": seconds(budget)}
     arguments, source_options, chosen = _sorted(find(model), given)
     chosen |= given_budget | ({} if steps is None else {"steps": steps})
     settings_from({}, chosen)  # what is wrong with them is said before anything is loaded
@@ -103,15 +107,22 @@ def fit(
             checkpoint.save(folder / "split.safetensors", data.indices)
         course = _course(folder, config, trainer, data, watcher)
         course.save()
+    watcher.opened(folder, config)
     return _train(folder, course, config["threads"], watcher)
 
 
-def resume(folder: str | Path, *, device: str = "auto", watch: Watcher | None = None) -> Run:
+def resume(
+    folder: str | Path,
+    *,
+    device: str = "auto",
+    logger: str | tuple[str, ...] | None = None,
+    watch: Watcher | None = None,
+) -> Run:
     """Goes on with a run where its last checkpoint stands; a finished run is left as it is."""
     run = load(folder, device=chosen_device(device))
     if run.finished:
         return run
-    config, watcher, data = run.config, watch or Watcher(), run.data
+    config, watcher, data = run.config, with_loggers(watch or Watcher(), logger), run.data
     network = build(config, run.domain, run.condition).to(run.device)
     tensors, plain = checkpoint.load(run.folder / "checkpoint" / "state.safetensors", device=run.device)
     settings = Settings(**config["settings"])
@@ -129,6 +140,7 @@ def resume(folder: str | Path, *, device: str = "auto", watch: Watcher | None = 
         course.validation.best = {k.removeprefix("best/"): v for k, v in tensors.items() if k.startswith("best/")}
         course.validation.best_step = plain["run"]["best_step"]
         course.validation.best_value = plain["run"]["best_value"]
+    watcher.opened(run.folder, config)
     return _train(run.folder, course, config["threads"], watcher)
 
 

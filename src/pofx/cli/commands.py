@@ -104,7 +104,8 @@ def resume_command(options: argparse.Namespace) -> int:
     if runs.load(options.run).finished:
         _printer(options)(f"{options.run} is finished; nothing to do")
         return 0
-    return _trained(fitting.resume(options.run, device=options.device, watch=Bar(quiet=options.quiet)), options)
+    bar = Bar(quiet=options.quiet)
+    return _trained(fitting.resume(options.run, device=options.device, logger=options.logger, watch=bar), options)
 
 
 def sample_command(options: argparse.Namespace) -> int:

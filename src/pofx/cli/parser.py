@@ -111,6 +111,7 @@ def _fit(parser: Parser, arguments: list[str]) -> None:
     )
     parser.add_argument("--out", metavar="RUN", help="the run folder (runs/MODEL-SOURCE, then -2, ...)")
     parser.add_argument("--condition", default="none", help="none, class, text or a column")
+    _logger_flag(parser)
     if config:
         parser.set_defaults(seed=None, device=None, condition=None)  # unsaid, so that the file's stand
     _source_flags(parser)
@@ -144,6 +145,13 @@ def _runs(parser: Parser, arguments: list[str]) -> None:
 
 def _resume(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("run", metavar="RUN")
+    _logger_flag(parser)
+
+
+def _logger_flag(parser: Parser) -> None:
+    parser.add_argument(
+        "--logger", metavar="NAME,NAME", help="tensorboard, wandb, trackio: get each row of the history too"
+    )
 
 
 def _sample(parser: Parser, arguments: list[str]) -> None:

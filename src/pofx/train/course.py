@@ -76,6 +76,7 @@ class Course:
             with trainer.weights():
                 values["validation"] = self.validation.consider(trainer.model, trainer.step)
         self.history.append({"step": trainer.step, "seconds": round(self.seconds, 3), **values})
+        self.watcher.recorded(self.history[-1])
 
 
 def _due(step: int, planned: int, times: int) -> bool:
