@@ -36,6 +36,7 @@ from pofx.train.watch import Watcher, stop_on_signals
 
 DEFAULT_BUDGET = 120.0
 VALIDATION_ROWS = 256
+DRAW_BUDGET = 20.0  # seconds: a shorter run draws its last sheet only
 
 
 def fit(
@@ -229,7 +230,7 @@ def _course(folder: Path, config: dict[str, Any], trainer: Trainer, data: Data, 
         validation = Validation(rows, batch_size=settings.batch_size, seed=config["seed"])
     course = Course(trainer, validation, save=lambda: None, budget=settings.budget, watcher=watcher)
     course.save = lambda: _save(folder, course)
-    if Samples in capabilities(trainer.model) and (settings.budget or 0.0) >= 20:
+    if Samples in capabilities(trainer.model) and (settings.budget or 0.0) >= DRAW_BUDGET:
         course.draw = _drawer(folder, config, trainer, data)
     return course
 

@@ -99,6 +99,13 @@ def runs_command(options: argparse.Namespace) -> int:
     return list_and_show(options)
 
 
+def plan_command(options: argparse.Namespace) -> int:
+    """What a run will take, before it is begun."""
+    from pofx.cli.planning import plan_and_show
+
+    return plan_and_show(options)
+
+
 def resume_command(options: argparse.Namespace) -> int:
     """Goes on with a run; a finished one is left as it is."""
     if runs.load(options.run).finished:

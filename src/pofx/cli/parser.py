@@ -103,15 +103,26 @@ def _models(parser: Parser, arguments: list[str]) -> None:
 
 
 def _fit(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("--out", metavar="RUN", help="the run folder (runs/MODEL-SOURCE, then -2, ...)")
+    _logger_flag(parser)
+    _training_flags(parser, arguments)
+
+
+def _plan(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("--on", metavar="NxR", help="time on other devices too: 8x400 is 8 devices of 400 TFLOP/s each")
+    parser.add_argument("--utilisation", type=float, metavar="SHARE", help="of that rate which is reached (0.4)")
+    _training_flags(parser, arguments)
+
+
+def _training_flags(parser: Parser, arguments: list[str]) -> None:
+    """MODEL, SOURCE and every flag that says how to train."""
     config = _config(arguments)
     parser.add_argument("model", metavar="MODEL", nargs="?" if config else None)
     parser.add_argument("source", metavar="SOURCE", nargs="?" if config else None)
     parser.add_argument(
         "--config", metavar="FILE", help="a run's config.json, which repeats it, or a file like it; flags win over it"
     )
-    parser.add_argument("--out", metavar="RUN", help="the run folder (runs/MODEL-SOURCE, then -2, ...)")
     parser.add_argument("--condition", default="none", help="none, class, text or a column")
-    _logger_flag(parser)
     if config:
         parser.set_defaults(seed=None, device=None, condition=None)  # unsaid, so that the file's stand
     _source_flags(parser)
@@ -119,7 +130,7 @@ def _fit(parser: Parser, arguments: list[str]) -> None:
     described = described_arguments(Settings)
     for field in fields(Settings):
         _add_flag(training, field.name, field.type, field.default, described.get(field.name, ""), recipe=True)
-    if arguments[:1] == ["fit"]:
+    if arguments[:1] in (["fit"], ["plan"]):
         name = _named_model(arguments[1:])
         if name is not None:
             _model_flags(parser, name)
@@ -221,6 +232,7 @@ _COMMANDS: Mapping[str, tuple[str, Callable[[Parser, list[str]], None]]] = {
     "data": ("show a source and its problems", _data),
     "models": ("list the models", _models),
     "fit": ("train a model on a source", _fit),
+    "plan": ("what training will take: memory, operations, time", _plan),
     "runs": ("list the runs below a folder", _runs),
     "resume": ("go on with a run", _resume),
     "sample": ("draw from a run's model", _sample),
@@ -277,7 +289,7 @@ def _shown(default: Any) -> str:
 
 
 def _named_model(arguments: list[str]) -> str | None:
-    """The model that the arguments of ``fit`` name: a word of the catalogue, else its file's, else the first word."""
+    """The model that the arguments name: a word of the catalogue, else what their file names, else the first word."""
     from pofx.catalogue import entries
 
     words = [word for word in arguments if not word.startswith("-")]
