@@ -1,7 +1,8 @@
 """What `pofx plan` foretells beside what a run then takes: seconds of training and the process's peak memory.
 
 Each plan and each run is a process of its own; the plan comes first. One thread, a fixed number of steps. "busy" is the
-run's processor time over its wall time: well below 1, other work took the processor, which no plan can know.
+processor time over the wall time of the plan and of the run: well below 1, other work took the processor, which no plan
+can know. The last column is the ratio of the seconds, each times its "busy": of processor time.
 
     python benchmarks/plan.py                     # or: --cases vae:digits
 """
@@ -38,13 +39,13 @@ def pofx(*arguments):
 
 
 def foretold_and_taken(model, source, steps, place):
-    """((seconds, MiB) of the plan, (seconds, MiB, busy) of the run)."""
+    """(seconds, MiB, busy) of the plan, and of the run."""
     flags = [model, source, "--steps", str(steps), "--threads", "1", "--device", "cpu"]
     written, folder = Path(place) / f"{model}-{source}.json", Path(place) / f"{model}-{source}"
-    pofx("plan", *flags, "--json", str(written))
+    _, attentive = pofx("plan", *flags, "--json", str(written))
     plan = json.loads(written.read_text())
     peak, busy = pofx("fit", *flags, "--out", str(folder))
-    return (plan["training_seconds"], plan["peak"] / 2**20), (load(folder).train_seconds, peak, busy)
+    return (plan["training_seconds"], plan["peak"] / 2**20, attentive), (load(folder).train_seconds, peak, busy)
 
 
 def main():
@@ -52,12 +53,13 @@ def main():
     parser.add_argument("--cases", nargs="+", default=list(STEPS), choices=STEPS, help="model:source")
     options = parser.parse_args()
     print(f"torch {torch.__version__}, Python {platform.python_version()}, one thread of {platform.machine()}")
-    print(f"{'':<22} steps  seconds foretold  ratio    MiB foretold  ratio  busy")
+    print(f"{'':<22} steps    MiB foretold  ratio  seconds foretold  ratio  busy  ratio of processor time")
     with tempfile.TemporaryDirectory() as place:
         for case in options.cases:
-            (t, m), (seconds, peak, busy) = foretold_and_taken(*case.split(":"), STEPS[case], place)
-            print(f"{case:<22} {STEPS[case]:>5} {seconds:>8.1f} {t:>8.1f} {t / seconds:>6.2f} {peak:>6.0f} {m:>8.0f} "
-                  f"{m / peak:>6.2f} {busy:>5.2f}", flush=True)  # fmt: skip
+            (t, m, attentive), (seconds, peak, busy) = foretold_and_taken(*case.split(":"), STEPS[case], place)
+            print(f"{case:<22} {STEPS[case]:>5} {peak:>6.0f} {m:>8.0f} {m / peak:>6.2f} {seconds:>8.1f} {t:>8.1f} "
+                  f"{t / seconds:>6.2f} {attentive:.2f} {busy:.2f} {t * attentive / (seconds * busy):>6.2f}",
+                  flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

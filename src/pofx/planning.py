@@ -7,6 +7,7 @@ scores, draws and saves once; what the run does many times is then multiplied.
 import re
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def plan(
 ) -> Plan:
     """Measures and counts what ``fit`` with these arguments will take; takes them as ``fit`` does, and writes nothing.
 
-    It lasts about as long as loading the data, one validation, one sheet and a few seconds.
+    It lasts about as long as loading the data, a validation or two, a sheet or two and a few seconds.
 
     Args:
         model: its name in the catalogue.
@@ -251,14 +252,14 @@ def _measured(trainer: Trainer, data: Data) -> Measured:
         sheet = _sheet(trainer, data, Path(place))
         saved = _saved(trainer, Path(place))
     draws = min(DRAWINGS, planned) - 1 if players and (settings.budget or 0.0) >= fitting.DRAW_BUDGET else 0
-    seconds = {
+    whole = {
         "probe": probe.seconds, "rounds": planned * each,
         "validation": min(VALIDATIONS, planned) * validation.seconds, "sheets": draws * sheet.seconds,
     }  # fmt: skip
-    training = sum(seconds.values()) - probe.seconds
-    seconds |= {"checkpoints": (1 + training // SAVE_SECONDS) * saved.seconds, "last sheet": sheet.seconds}
+    training = sum(whole.values()) - probe.seconds
+    whole |= {"checkpoints": (1 + training // SAVE_SECONDS) * saved.seconds, "last sheet": sheet.seconds}
     on_top = {"validation": validation.bytes, "sheet": sheet.bytes}
-    return Measured(decided["threads"], each, grown, on_top, seconds)
+    return Measured(decided["threads"], each, grown, on_top, whole)
 
 
 def _growth(trainer: Trainer) -> int:
@@ -278,7 +279,7 @@ def _validation(trainer: Trainer, data: Data, rows: int) -> Spent:
     x, c = data.validation.to(trainer.device).rows()
     kept = (x[:rows], None if c is None else c[:rows])
     validation = Validation(kept, batch_size=trainer.settings.batch_size, seed=0)
-    return spent(lambda: validation.measure(trainer.model), trainer.device)[1]
+    return _settled(lambda: validation.measure(trainer.model), trainer.device)
 
 
 def _sheet(trainer: Trainer, data: Data, folder: Path) -> Spent:
@@ -291,7 +292,7 @@ def _sheet(trainer: Trainer, data: Data, folder: Path) -> Spent:
         trainer.model.train()
         Sampled(x, data.domain).save(folder / f"sheet{natural_suffix(data.domain)}")
 
-    return spent(draw, trainer.device)[1]
+    return _settled(draw, trainer.device)
 
 
 def _saved(trainer: Trainer, folder: Path) -> Spent:
@@ -299,7 +300,13 @@ def _saved(trainer: Trainer, folder: Path) -> Spent:
         checkpoint.save(folder / "model.safetensors", trainer.model.state_dict())
         checkpoint.save(folder / "state.safetensors", trainer.state()[0])
 
-    return spent(save, trainer.device)[1]
+    return _settled(save, trainer.device)
+
+
+def _settled(call: Callable[[], object], device: torch.device) -> Spent:
+    """Bytes of the first call, which allocates; seconds of the second, unless that would take long."""
+    _, first = spent(call, device)
+    return first if first.seconds > PROBE_SECONDS else Spent(spent(call, device)[1].seconds, first.bytes)
 
 
 def _counted(trainer: Trainer, validated: bool) -> tuple[float, dict[str, int]]:

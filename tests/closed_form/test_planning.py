@@ -36,6 +36,12 @@ class TwoLayers(nn.Module):
         return Loss(self.second(F.relu(self.first(x))).sum())
 
 
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """No time is tested, so none is spent on measuring it well."""
+    monkeypatch.setattr(planning, "PROBE_SECONDS", 0.0)
+
+
 @pytest.fixture
 def trainer():
     return Trainer(TwoLayers(), Rows(torch.randn(64, D)), Settings(batch_size=B, ema=0.1), planned=10)
