@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from pofx.errors import Unusable, nearest
+from pofx.randomness import rand
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ Condition = Classes | VectorCondition | TextCondition | ImageCondition
 
 def drop(condition: Condition, c: Tensor, p: float, *, generator: Generator) -> Tensor:
     """Each row replaced by the null with probability p: how a model learns to be guided."""
-    gone = torch.rand(len(c), generator=generator, device=c.device) < p
+    gone = rand((len(c),), generator=generator, device=c.device) < p
     return torch.where(gone.view(-1, *[1] * (c.ndim - 1)), condition.null(len(c)).to(c.device), c)
 
 

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from pofx.errors import Unusable
+from pofx.randomness import rand
 
 
 class _Described:
@@ -102,7 +103,7 @@ class Images(_Described):
         """
         if self.levels is None:
             return x.float()
-        u = torch.rand(x.shape, generator=generator, device=x.device)
+        u = rand(x.shape, generator=generator, device=x.device)
         return 2 * (x.float() + u) / self.levels - 1
 
     @property

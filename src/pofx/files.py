@@ -33,10 +33,27 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text, whole or not at all."""
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def share(path: Path, other: Path) -> None:
+    """Gives a file a second name, whole or not at all: what is written to ``path`` later does not change ``other``."""
+    import shutil
+
+    def link(temporary: Path) -> None:
+        try:
+            os.link(path, temporary)
+        except OSError:  # a disk without hard links
+            shutil.copyfile(path, temporary)
+
+    write_whole(other, link)
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes JSON, readable by people, whole or not at all."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -1,42 +1,43 @@
 """From a name, a source and a budget to a run folder; and on from where a run was left."""
 
-import csv
 import inspect
-import io
-import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import pofx
 from pofx import data as sources
 from pofx.catalogue import Entry, find
 from pofx.conditions import condition_to_config
 from pofx.data.dataset import Data
-from pofx.domains import Domain
+from pofx.domains import Domain, Images
 from pofx.errors import Unusable, nearest
-from pofx.files import write_json, write_whole
+from pofx.files import share, write_json
 from pofx.protocols import Adapts, Samples, capabilities
 from pofx.randomness import stream
 from pofx.rendering import Sampled, natural_suffix
-from pofx.runs import CHUNK, FORMAT, Run, build, chosen_device, lasting, load, load_weights, named_after
+from pofx.runs import CHUNK, FORMAT, STATE, Run, build, chosen_device, fitting_together, lasting, load, named_after
 from pofx.samplers.chunks import sample_many
 from pofx.train import checkpoint
 from pofx.train.course import VALIDATIONS, Course
+from pofx.train.history import differences, write_history
+from pofx.train.launch import launched, locked
 from pofx.train.loggers import with_loggers
 from pofx.train.loop import Trainer, compiled
 from pofx.train.plan import fastest_threads, measured_round, planned_rounds, use_threads
 from pofx.train.settings import Settings, seconds, settings_from
 from pofx.train.validation import Validation
 from pofx.train.watch import Watcher, stop_on_signals
+from pofx.train.world import Strategy, World, check_strategy, joined
 
 DEFAULT_BUDGET = 120.0
-VALIDATION_ROWS = 256
+VALIDATION_ROWS, METER_ROWS = 256, 256
 DRAW_BUDGET = 20.0  # seconds: a shorter run draws its last sheet only
+GOOD = "good.safetensors"  # the checkpoint that a diverging run goes back to
 
 
 def fit(
@@ -49,6 +50,8 @@ def fit(
     condition: str = "none",
     seed: int = 0,
     device: str = "auto",
+    devices: int = 1,
+    strategy: Strategy = "ddp",
     data: Data | None = None,
     data_seed: int | None = None,
     logger: str | tuple[str, ...] | None = None,
@@ -66,6 +69,9 @@ def fit(
         condition: "none", "class", "text" or a column.
         seed: of everything random.
         device: "auto", "cpu", "cuda", ...
+        devices: processes on this machine that train together, one for each processor core or GPU. Under ``torchrun``
+            leave it out.
+        strategy: of several processes: "ddp" keeps all weights in each, "fsdp" shards them (models with one loss).
         data: the source, already loaded with its seed and condition.
         data_seed: of the split, where it is not ``seed``: trainings that differ in seed share their data.
         logger: "tensorboard", "wandb", "trackio", or several with commas: they get each row of the history.
@@ -77,72 +83,80 @@ def fit(
     arguments, source_options, chosen = _sorted(find(model), given)
     chosen |= given_budget | ({} if steps is None else {"steps": steps})
     settings_from({}, chosen)  # what is wrong with them is said before anything is loaded
-    device = chosen_device(device)
-    data_seed = seed if data_seed is None else data_seed
-    source_options |= {"condition": condition}
-    data = data or sources.load(source, seed=data_seed, **source_options)
-    config: dict[str, Any] = {
-        "format": FORMAT,
-        "pofx": pofx.__version__,
-        "model": model,
-        "arguments": arguments,
-        "source": source,
-        "origin": lasting(source),
-        "source_options": source_options,
-        "seed": seed,
-        "data_seed": data_seed,
-        "sample_chunk": CHUNK,
-    } | _described(data)
-    network = build(config, data.domain, data.condition).to(device)
-    settings = _settings(network, chosen, len(data.train))
-    if Adapts in capabilities(network):
-        x, c = data.train.to(device).rows()
-        network.adapt(x, c, generator=stream(seed, "adapt", device=device))
-    trainer = Trainer(network, data.train.to(device), settings, planned=settings.steps or 1, seed=seed)
-    with _claimed(_folder(out, model, source)) as folder:
-        if settings.compile and trainer.players:
-            compiled(network, lambda: _trial(trainer), watcher.said)
-        config |= _plan(trainer, settings)
-        write_json(folder / "config.json", config)
-        if data.indices:
-            checkpoint.save(folder / "split.safetensors", data.indices)
-        course = _course(folder, config, trainer, data, watcher)
-        course.save()
-    watcher.opened(folder, config)
-    return _train(folder, course, config["threads"], watcher)
+    check_strategy(strategy, devices, device := chosen_device(device))
+    if devices > 1:
+        made = launched(
+            fit, devices, watcher, model, source, out=out, steps=steps, budget=budget, condition=condition, seed=seed,
+            device=device, strategy=strategy, data_seed=data_seed, **given,
+        )  # fmt: skip
+        return load(made, device=device)
+    with joined(strategy, device) as world:
+        data_seed = seed if data_seed is None else data_seed
+        source_options |= {"condition": condition}
+        data = data or sources.load(source, seed=data_seed, **source_options)
+        config: dict[str, Any] = {
+            "format": FORMAT,
+            "pofx": pofx.__version__,
+            "model": model,
+            "arguments": arguments,
+            "source": source,
+            "origin": lasting(source),
+            "source_options": source_options,
+            "seed": seed,
+            "data_seed": data_seed,
+            "sample_chunk": CHUNK,
+        } | _described(data)
+        watcher = watcher if world.leads else Watcher()
+        network = build(config, data.domain, data.condition).to(world.device)
+        settings = _settings(network, chosen, len(data.train))
+        config["settings"] = {name: getattr(settings, name) for name in Settings.names()}
+        if Adapts in capabilities(network):
+            x, c = data.train.to(world.device).rows()
+            network.adapt(x, c, generator=stream(seed, "adapt", device=world.device))
+        with _new(_folder(out, model, source), config, world) as folder:
+            trainer = _trainer(network, data, settings, config, world, watcher)
+            config |= _plan(trainer, settings)
+            course = _course(folder, config, trainer, data, watcher)
+            if world.leads:
+                write_json(folder / "config.json", config)
+                if data.indices:
+                    checkpoint.save(folder / "split.safetensors", data.indices)
+            course.save(True)
+            watcher.opened(folder, config)
+            return _train(folder, course, config["threads"], watcher)
 
 
 def resume(
     folder: str | Path,
     *,
     device: str = "auto",
+    devices: int = 1,
+    strategy: Strategy = "ddp",
     logger: str | tuple[str, ...] | None = None,
     watch: Watcher | None = None,
 ) -> Run:
-    """Goes on with a run where its last checkpoint stands; a finished run is left as it is."""
+    """Goes on with a run where its last checkpoint stands, also with another number of processes.
+
+    A finished run is left as it is. The other arguments are those of ``fit``.
+    """
     run = load(folder, device=chosen_device(device))
+    check_strategy(strategy, devices, run.device)
     if run.finished:
         return run
-    config, watcher, data = run.config, with_loggers(watch or Watcher(), logger), run.data
-    network = build(config, run.domain, run.condition).to(run.device)
-    tensors, plain = checkpoint.load(run.folder / "checkpoint" / "state.safetensors", device=run.device)
-    settings = Settings(**config["settings"])
-    load_weights(
-        network, {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}, run.folder
-    )
-    trainer = Trainer(network, data.train.to(run.device), settings, planned=plain["planned"], seed=config["seed"])
-    if settings.compile and trainer.players:
-        compiled(network, lambda: _trial(trainer), watcher.said)
-    trainer.load((_on_cpu_if_generator(tensors), plain))
-    course = _course(run.folder, config, trainer, data, watcher)
-    course.seconds = plain["run"]["seconds"]
-    course.history = [row for row in run.history if row["step"] <= trainer.step]
-    if course.validation is not None and plain["run"]["best_step"]:
-        course.validation.best = {k.removeprefix("best/"): v for k, v in tensors.items() if k.startswith("best/")}
-        course.validation.best_step = plain["run"]["best_step"]
-        course.validation.best_value = plain["run"]["best_value"]
-    watcher.opened(run.folder, config)
-    return _train(run.folder, course, config["threads"], watcher)
+    watcher = with_loggers(watch or Watcher(), logger)
+    if devices > 1:
+        return load(launched(resume, devices, watcher, folder, device=run.device, strategy=strategy), device=run.device)
+    with joined(strategy, run.device) as world, locked(run.folder, world):
+        config, data, watcher = run.config, run.data, watcher if world.leads else Watcher()
+        home = run.folder / "checkpoint" / STATE
+        _refuse_changes(run.folder, checkpoint.plain_values(home).get("config"), config)
+        network = build(config, run.domain, run.condition).to(world.device)
+        trainer = _trainer(network, data, Settings(**config["settings"]), config, world, watcher)
+        state = _read(home, trainer)
+        course = _course(run.folder, config, trainer, data, watcher)
+        _restore(course, state, run.folder)
+        watcher.opened(run.folder, config)
+        return _train(run.folder, course, config["threads"], watcher)
 
 
 def _sorted(entry: Entry, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -190,28 +204,45 @@ def _settings(network: Any, given: dict[str, Any], observations: int) -> Setting
     return settings
 
 
+def _trainer(
+    network: Any, data: Data, settings: Settings, config: dict[str, Any], world: World, watcher: Watcher
+) -> Trainer:
+    """The rounds of a run, compiled if that was asked for."""
+    if world.device.startswith("cuda") and isinstance(data.domain, Images):
+        network.to(memory_format=torch.channels_last)  # what its convolutions are fastest on
+    planned = config.get("planned") or settings.steps or 1
+    part = data.train.to(world.device)
+    trainer = Trainer(network, part, settings, planned=planned, seed=config["seed"], world=world)
+    if settings.precision == "bf16" and world.device == "cpu" and not torch.cpu._is_avx512_bf16_supported():
+        watcher.said("--precision bf16: this processor has no bf16 of its own, so expect steps about 8 times as long")
+    if settings.compile and trainer.players:
+        compiled(network, lambda: _trial(trainer), watcher.said)
+    return trainer
+
+
 def _plan(trainer: Trainer, settings: Settings) -> dict[str, Any]:
     """Sets the number of rounds; gives the threads that compute them, and the validation rows they leave time for."""
-    rows, threads = VALIDATION_ROWS, settings.threads or torch.get_num_threads()
+    rows, threads = VALIDATION_ROWS, settings.threads or _most_threads(trainer.world)
     if not trainer.players:
         trainer.planned = 0
     elif settings.steps is None:
         assert settings.budget is not None
         probe = 0.02 * settings.budget
-        if settings.threads is None:
+        if settings.threads is None and trainer.world.size == 1:
             threads, each = fastest_threads(trainer, seconds=probe)
         else:
             with use_threads(threads):
                 each = measured_round(trainer, seconds=probe)
-        trainer.planned = planned_rounds(each, settings.budget)
+        trainer.planned = trainer.world.agreed(planned_rounds(each, settings.budget))
         # Scoring a row costs about as much as training on one: validation gets about a twentieth of the time.
         rows = max(32, int(0.05 * trainer.planned * trainer.observations / VALIDATIONS))
-    return {
-        "settings": {name: getattr(settings, name) for name in Settings.names()},
-        "planned": trainer.planned,
-        "threads": threads,
-        "validation_rows": settings.validation_rows or min(rows, 2000),
-    }
+    rows = settings.validation_rows or min(rows, 2000)
+    return {"planned": trainer.planned, "threads": threads, "validation_rows": rows}
+
+
+def _most_threads(world: World) -> int:
+    """Threads of each process: together as many as there are cores."""
+    return max(1, torch.get_num_threads() // world.size) if world.size > 1 else torch.get_num_threads()
 
 
 def _trial(trainer: Trainer) -> None:
@@ -221,16 +252,23 @@ def _trial(trainer: Trainer) -> None:
 
 def _course(folder: Path, config: dict[str, Any], trainer: Trainer, data: Data, watcher: Watcher) -> Course:
     """What is done between rounds, bound to the run folder."""
-    settings = trainer.settings
+    settings, world = trainer.settings, trainer.world
+    x, c = data.validation.to(trainer.device).rows()
+    keep = config["validation_rows"]
+    rows = (x[:keep], None if c is None else c[:keep])
     validation = None
     if trainer.players and Validation.name_for(trainer.model) is not None:
-        x, c = data.validation.to(trainer.device).rows()
-        keep = config["validation_rows"]
-        rows = (x[:keep], None if c is None else c[:keep])
-        validation = Validation(rows, batch_size=settings.batch_size, seed=config["seed"])
-    course = Course(trainer, validation, save=lambda: None, budget=settings.budget, watcher=watcher)
-    course.save = lambda: _save(folder, course)
-    if Samples in capabilities(trainer.model) and (settings.budget or 0.0) >= DRAW_BUDGET:
+        validation = Validation(rows, batch_size=settings.batch_size, seed=config["seed"], world=world)
+    course = Course(trainer, validation, save=lambda good: None, restore=lambda: None, watcher=watcher)
+    course.budget = settings.budget
+    course.watched = (x[:METER_ROWS], None if c is None else c[:METER_ROWS]) if trainer.players else None
+    home = folder / "checkpoint"
+    course.save = lambda good: _save(folder, config, course, good=good)
+    course.restore = lambda: trainer.load(_read(home / GOOD, trainer))
+    if world.leads:
+        course.keep = lambda: share(home / STATE, home / f"step-{trainer.step:06d}.safetensors")
+    long = (settings.budget or 0.0) >= DRAW_BUDGET
+    if Samples in capabilities(trainer.model) and long and world.leads and not world.sharded:
         course.draw = _drawer(folder, config, trainer, data)
     return course
 
@@ -254,7 +292,7 @@ def _train(folder: Path, course: Course, threads: int, watcher: Watcher) -> Run:
     trainer = course.trainer
     trainer.model.train()
     watcher.started(folder.name, trainer.planned, trainer.step, trainer.observations)
-    with stop_on_signals() as stop, use_threads(threads):
+    with stop_on_signals() as stop, use_threads(threads), _deterministic(trainer.settings.deterministic):
         try:
             ended = course.run(stop)
         finally:
@@ -265,20 +303,32 @@ def _train(folder: Path, course: Course, threads: int, watcher: Watcher) -> Run:
         )
         raise KeyboardInterrupt
     run = load(folder, device=str(trainer.device))
-    if Samples in capabilities(run.model):
+    if trainer.world.leads and Samples in capabilities(run.model):
         x = run.sample(CHUNK, seed=run.config["seed"])
         x.save(_sheet_path(folder, run.domain, trainer.step))
     return run
 
 
-def _save(folder: Path, course: Course) -> None:
-    """Weights, history, checkpoint: each file whole, the checkpoint last, since it is what says how far the run is."""
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Only kernels that repeat bit for bit, inside the block."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wanted or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def _save(folder: Path, config: dict[str, Any], course: Course, *, good: bool) -> None:
+    """The checkpoint, one file that is whole or absent; where training may go back to it, under a second name too.
+
+    What people read beside it (weights to sample from, history, events) is written when training pauses, not each time.
+    """
     trainer, validation = course.trainer, course.validation
     best = validation.best if validation is not None else None
-    with trainer.weights():
-        checkpoint.save(folder / "model.safetensors", best or trainer.model.state_dict())
-    _write_history(folder / "history.csv", course.history)
     tensors, plain = trainer.state()
+    plain["config"], plain["history"], plain["events"] = config, course.history, course.events
     plain["run"] = {
         "step": trainer.step,
         "planned": trainer.planned,
@@ -288,22 +338,55 @@ def _save(folder: Path, course: Course) -> None:
         "best_value": validation.best_value if validation and validation.best_step else None,
     }
     tensors |= {f"best/{name}": tensor for name, tensor in (best or {}).items()}
-    checkpoint.save(folder / "checkpoint" / "state.safetensors", tensors, plain)
+    with trainer.weights():
+        shown = best or trainer.model.state_dict()
+    if trainer.world.leads:
+        if not good:
+            checkpoint.save(folder / "model.safetensors", shown)
+            write_history(folder, course.history, course.events)
+        home = folder / "checkpoint"
+        checkpoint.save(home / STATE, tensors, plain)
+        if good:
+            share(home / STATE, home / GOOD)
+    trainer.world.wait()
 
 
-def _write_history(path: Path, rows: list[dict[str, float]]) -> None:
-    names = list(dict.fromkeys(name for row in rows for name in row)) or ["step", "seconds"]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
-
-
-def _on_cpu_if_generator(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """States of generators live on the CPU whatever the device."""
+def _read(path: Path, trainer: Trainer) -> checkpoint.State:
+    """A checkpoint, its tensors where the trainer's are; the states of generators live on the CPU."""
+    tensors, plain = checkpoint.load(path, device=str(trainer.device))
     states = ("data/before", "data/now", "noise/now")
-    return {name: tensor.cpu() if name in states else tensor for name, tensor in tensors.items()}
+    return {name: tensor.cpu() if name in states else tensor for name, tensor in tensors.items()}, plain
+
+
+def _restore(course: Course, state: checkpoint.State, folder: Path) -> None:
+    """Everything where a checkpoint left it.
+
+    Raises:
+        Unusable: the checkpoint does not fit the run.
+    """
+    tensors, plain = state
+    with fitting_together(folder):
+        course.trainer.load(state)
+        course.seconds = plain["run"]["seconds"]
+        course.history, course.events = plain["history"], plain["events"]
+        if course.validation is not None and plain["run"]["best_step"]:
+            best = {k.removeprefix("best/"): v for k, v in tensors.items() if k.startswith("best/")}
+            course.validation.best = best
+            course.validation.best_step = plain["run"]["best_step"]
+            course.validation.best_value = plain["run"]["best_value"]
+
+
+def _refuse_changes(folder: Path, held: Any, config: dict[str, Any]) -> None:
+    """A run goes on as it began.
+
+    Raises:
+        Unusable: ``config.json`` is no longer what the checkpoint was made with; the differences are named.
+    """
+    changes = differences(held, config)
+    if changes:
+        raise Unusable(
+            f"{folder}/config.json was changed since the run began ({changes}); change it back, or fit a new run"
+        )
 
 
 def _folder(out: str | Path | None, model: str, source: str) -> Path:
@@ -316,19 +399,37 @@ def _folder(out: str | Path | None, model: str, source: str) -> Path:
 
 
 @contextmanager
-def _claimed(folder: Path) -> Iterator[Path]:
-    """Makes a new run folder; if its first files cannot be written, nothing of it stays."""
+def _new(folder: Path, config: dict[str, Any], world: World) -> Iterator[Path]:
+    """Makes a new run folder and holds its lock; if its first files cannot be written, nothing of it stays."""
+    folder = Path(world.led(lambda: str(_made(folder, config))))
+    with locked(folder, world):
+        try:
+            yield folder
+        except BaseException:
+            if world.leads and not (folder / "checkpoint" / STATE).exists():
+                shutil.rmtree(folder)
+            raise
+
+
+def _made(folder: Path, config: dict[str, Any]) -> Path:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
         if not folder.is_dir() or any(folder.iterdir()):
-            raise Unusable(f"{folder} exists, and a run is never overwritten; choose another --out") from None
+            raise Unusable(f"{folder} exists, and a run is never overwritten; {_instead(folder, config)}") from None
     except OSError as error:
         raise Unusable(f"{folder} cannot be made ({error.strerror}); choose another --out") from None
+    return folder
+
+
+def _instead(folder: Path, config: dict[str, Any]) -> str:
+    """What to do where a folder is taken: a run of the same configuration can be gone on with."""
     try:
-        yield folder
-    except BaseException:
-        for path in sorted(folder.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-        os.rmdir(folder)
-        raise
+        held = load(folder).config
+    except Unusable:
+        return "choose another --out"
+    same = [key for key in config if key not in ("pofx", "source")]
+    changes = differences({k: held.get(k) for k in same}, {k: config[k] for k in same})
+    if not changes:
+        return f"it is this very run: go on with 'pofx resume {folder}', or choose another --out"
+    return f"it holds another configuration ({changes}); choose another --out"

@@ -8,7 +8,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,12 @@ from pofx.runs import CHUNK, build, chosen_device
 from pofx.samplers.chunks import sample_many
 from pofx.train import checkpoint
 from pofx.train.course import DRAWINGS, SAVE_SECONDS, VALIDATIONS
-from pofx.train.loop import Player, Trainer, compiled
+from pofx.train.loop import Player, Trainer
 from pofx.train.plan import measured_round, undone, use_threads
 from pofx.train.settings import seconds, settings_from
 from pofx.train.validation import Validation
+from pofx.train.watch import Watcher
+from pofx.train.world import World
 
 PROBE_SECONDS, PROBE_ROUNDS = 2.0, 5
 UTILISATION = 0.4  # of a device's stated rate: what well fed transformers reach; small networks reach far less
@@ -164,19 +166,18 @@ def plan(
     chosen |= ({} if budget is None else {"budget": seconds(budget)}) | ({} if steps is None else {"steps": steps})
     settings_from({}, chosen)
     device = chosen_device(device)
-    options = source_options | {"condition": condition}
     options, split = source_options | {"condition": condition}, seed if data_seed is None else data_seed
     target, before = torch.device(device), held(torch.device(device))
     loaded, loading = spent(lambda: _loaded(data, source, split, options), target)
     _warm()
-    part, config = loaded.train.to(device), {"model": model, "arguments": arguments, "seed": seed}
-    base = held(target)
-    trainer = _trainer(config, loaded, part, chosen)
+    loaded = replace(loaded, train=loaded.train.to(device))
+    config, base = {"model": model, "arguments": arguments, "seed": seed}, held(target)
+    trainer = _trainer(config, loaded, chosen, device, plain=False)
     setup = time.perf_counter() - began
     seen = _measured(trainer, loaded)
     steps = trainer.planned
     del trainer  # counted on another one, that is not compiled, and after what could swell the process
-    counting = _trainer(config, loaded, part, chosen)
+    counting = _trainer(config, loaded, chosen, device, plain=True)
     flops, memory = _counted(counting, bool(seen.seconds["validation"]))
     in_steps = memory["optimiser"] + memory["gradients"] + memory["activations"]
     return Plan(
@@ -207,14 +208,15 @@ def _warm() -> None:
     optimiser.step()
 
 
-def _trainer(config: dict[str, Any], data: Data, part: Part, chosen: dict[str, Any]) -> Trainer:
-    """As ``fit`` makes it, up to the first round."""
-    x, c = part.rows()
-    network = build(config, data.domain, data.condition).to(x.device)
-    settings = fitting._settings(network, chosen, len(part))
+def _trainer(config: dict[str, Any], data: Data, chosen: dict[str, Any], device: str, *, plain: bool) -> Trainer:
+    """As ``fit`` makes it, up to the first round; ``plain``: not compiled, so that operations can be seen."""
+    network = build(config, data.domain, data.condition).to(device)
+    settings = fitting._settings(network, chosen, len(data.train))
+    settings = replace(settings, compile=False) if plain else settings
     if Adapts in capabilities(network):
-        network.adapt(x, c, generator=stream(config["seed"], "adapt", device=x.device))
-    trainer = Trainer(network, part, settings, planned=settings.steps or 1, seed=config["seed"])
+        x, c = data.train.to(device).rows()
+        network.adapt(x, c, generator=stream(config["seed"], "adapt", device=device))
+    trainer = fitting._trainer(network, data, settings, config, World(device=device), Watcher())
     network.train()
     return trainer
 
@@ -241,8 +243,6 @@ class Measured:
 def _measured(trainer: Trainer, data: Data) -> Measured:
     """Plans the rounds as ``fit`` does, then times what the run repeats; only in this order is growth seen."""
     settings, players = trainer.settings, bool(trainer.players)
-    if settings.compile and players:
-        compiled(trainer.model, lambda: fitting._trial(trainer), lambda line: None)
     grown = _growth(trainer) if players else 0
     decided, probe = spent(lambda: fitting._plan(trainer, settings), trainer.device)
     planned = trainer.planned
@@ -341,7 +341,7 @@ def _optimisers_state(trainer: Trainer) -> list[Tensor]:
 def saved_bytes(trainer: Trainer, player: Player) -> int:
     """What one loss saves for its gradient, each storage once; parameters and the batch are there anyway."""
     batch = trainer.batches.part.take(
-        torch.arange(trainer.batches.size, device=trainer.device), generator=stream(0, "plan")
+        torch.arange(trainer.batches.size // trainer.pieces, device=trainer.device), generator=stream(0, "plan")
     )
     there = [t for t in (*trainer.model.parameters(), *trainer.model.buffers(), *batch) if t is not None]
     known = {t.untyped_storage().data_ptr() for t in there}

@@ -22,11 +22,16 @@ class Loss:
 
     The scale of ``total`` is the model's choice; ``parts`` are scalars in nats per observation unless their name ends
     in another unit.
+
+    Args:
+        weight: how many equal things ``total`` is a mean over, where that is not the rows of the batch (the symbols of
+            records of unequal length, say): with it, a batch that is cut into pieces has the gradient of the whole.
     """
 
     total: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
     carry: dict[str, Tensor] = field(default_factory=dict)
+    weight: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,8 @@ class Turn:
         parameters: only these receive gradients (``backward(inputs=...)``).
         loss: ``(x, condition=None, *, generator) -> Loss``.
         repeats: optimiser steps per round of the game.
-        fresh: each repeat draws a new batch; otherwise it reuses the last one.
-        after: called once per optimiser step with the loss's ``carry`` and the progress.
+        fresh: each repeat draws a new batch; otherwise it reuses the last one. The first turn of a round draws anyway.
+        after: called once per optimiser step with the loss's ``carry`` and the progress; not after a skipped one.
         optimiser: this player's own settings, which win over the run's, e.g. ``{"beta1": 0.0}``.
     """
 

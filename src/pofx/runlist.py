@@ -15,10 +15,11 @@ from pofx.errors import Unusable
 from pofx.evaluate.score import Kind, Score
 from pofx.files import read_json
 from pofx.protocols import Bounds, Scores, capabilities
-from pofx.runs import Run
+from pofx.runs import STATE, Run
+from pofx.train.launch import LOCK
 
 State = Literal["finished", "stopped", "running", "broken"]
-_WEIGHTS, _CHECKPOINT = "model.safetensors", Path("checkpoint") / "state.safetensors"
+_WEIGHTS, _CHECKPOINT = "model.safetensors", Path("checkpoint") / STATE
 _LIKELIHOODS: dict[type, Kind] = {Scores: "exact", Bounds: "lower bound"}
 
 
@@ -94,9 +95,9 @@ def _looked_at(folder: Path) -> Listed:
         config = run.config
         if running and not (folder / _CHECKPOINT).exists():
             return Listed(folder, "running", written, size, run.name, config["source"], 0, config.get("planned", 0))
-        if not (folder / _WEIGHTS).is_file():
-            raise Unusable(f"{folder}/{_WEIGHTS} is missing")
         progress = run.progress
+        if progress["finished"] and not (folder / _WEIGHTS).is_file():
+            raise Unusable(f"{folder}/{_WEIGHTS} is missing")
         score = _test_score(folder) or _validation_score(run, progress)
         return Listed(
             folder,
@@ -129,7 +130,7 @@ def is_held(folder: Path) -> bool:
     """Whether a process is writing this run: its lock cannot be taken at once. No lock is made for looking."""
     from filelock import FileLock, Timeout
 
-    path = folder / "lock"
+    path = folder / LOCK
     if not path.is_file():
         return False
     try:

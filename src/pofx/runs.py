@@ -3,17 +3,21 @@
 ========================  ============================================================================================
 ``config.json``           model, arguments, source, split, settings, plan: enough to build and train it again
 ``model.safetensors``     the weights that are scored and sampled: best on validation, else the averaged last ones
-``history.csv``           losses by step
+``history.csv``           losses by step; the same as ``history.jsonl``, a JSON object a line
+``events.jsonl``          what happened besides: skipped steps, ways back, alarms
 ``samples/``              sheets drawn while training
 ``split.safetensors``     the rows of the source in each split, where the split is ours
-``checkpoint/``           everything that the next round depends on
+``checkpoint/``           everything that the next round depends on: the last, the last good one, those kept
+``lock``                  held by the process that trains it
 ========================  ============================================================================================
 """
 
 import csv
 import inspect
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,8 +44,9 @@ from pofx.train import checkpoint
 from pofx.train.plan import use_threads
 from pofx.train.watch import Watcher
 
-FORMAT = 1
+FORMAT = 2
 CHUNK = 64
+STATE = "state.safetensors"  # the last checkpoint
 LEAST_SCORING = 5.0  # seconds, for what trains in no time
 
 
@@ -116,10 +121,20 @@ class Run:
         with open(path, newline="", encoding="utf-8") as file:
             return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
 
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What happened besides, in order: each has ``kind``, ``step`` and ``line``."""
+        path = self.folder / "events.jsonl"
+        if not path.exists():
+            return []
+        with fitting_together(self.folder):
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
     @cached_property
     def progress(self) -> dict[str, Any]:
         """step, planned, seconds, finished, best_step."""
-        return checkpoint.plain_values(self.folder / "checkpoint" / "state.safetensors")["run"]
+        with fitting_together(self.folder):
+            return dict(checkpoint.plain_values(self.folder / "checkpoint" / STATE)["run"])
 
     @property
     def threads(self) -> int:
@@ -241,6 +256,18 @@ def build(config: dict[str, Any], domain: Domain, condition: Condition | None) -
     arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in config["arguments"].items()}
     with seeded_init(config["seed"]):
         return find(config["model"]).build(domain, condition=condition, **arguments)
+
+
+@contextmanager
+def fitting_together(folder: Path) -> Iterator[None]:
+    """Files of a run that are whole, but not of one run, are refused in one line."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        if isinstance(error, Unusable):
+            raise
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:160]
+        raise Unusable(f"the files in {folder} do not fit each other ({reason}); restore them or fit again") from None
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:

@@ -33,6 +33,8 @@ def home(tmp_path_factory):
     (folder / "no-json" / "config.json").write_text("{")
     (folder / "no-weights" / "model.safetensors").unlink()
     (folder / "odd" / "config.json").write_text("[1, 2]")
+    shutil.copytree(folder / "stopped", folder / "killed")
+    (folder / "killed" / "model.safetensors").unlink()
     (folder / "cut").mkdir()
     shutil.copy(folder / "finished" / "config.json", folder / "cut")
     (folder / "cut" / "model.safetensors").write_bytes(b"x")
@@ -61,6 +63,7 @@ def test_states(home):
         "finished": "finished",
         "deep/er/wgan": "finished",
         "stopped": "stopped",
+        "killed": "stopped",
         "compare-digits/runs/vae-seed0": "finished",
         "no-json": "broken",
         "no-weights": "broken",
@@ -105,6 +108,19 @@ def test_a_held_lock_is_a_running_run_and_none_is_made_for_looking(home, tmp_pat
     assert not (tmp_path / "run" / "lock").exists()
 
 
+def test_a_run_is_running_while_it_trains_and_not_after(tmp_path, monkeypatch):
+    seen, play = [], Trainer.round
+
+    def looked_at(self):
+        play(self)
+        seen.extend(run.state for run in listed(tmp_path))
+
+    monkeypatch.setattr(Trainer, "round", looked_at)
+    fitting.fit("vae", "moons", out=tmp_path / "run", steps=2, hidden=(8,), limit=200, device="cpu")
+    assert seen == ["running", "running"]
+    assert [run.state for run in listed(tmp_path)] == ["finished"]
+
+
 def test_command(home, tmp_path, capsys, monkeypatch):
     before = sorted(map(str, home.rglob("*")))
     assert main(["runs", str(home), "--json", str(tmp_path / "runs.json")]) == 0
@@ -112,7 +128,7 @@ def test_command(home, tmp_path, capsys, monkeypatch):
     for words in ("stopped at 2 of 5", "broken: model.safetensors is missing", "deep/er/wgan", "bits/dim"):
         assert words in printed
     told = json.loads((tmp_path / "runs.json").read_text())["runs"]
-    assert len(told) == 8
+    assert len(told) == 9
     assert {run["state"] for run in told} == {"finished", "stopped", "broken"}
     assert sorted(map(str, home.rglob("*"))) == before
     monkeypatch.chdir(tmp_path)

@@ -123,14 +123,14 @@ def test_the_average_is_the_recurrence():
 def test_batches_visit_each_row_once_an_epoch_and_resume():
     part = Rows(torch.arange(10)[:, None])
     batches = Batches(part, 5, stream(0, "data"), torch.device("cpu"))
-    seen = torch.cat([batches.next()[0], batches.next()[0]]).flatten()
+    seen = torch.cat([batches.next()[0][0], batches.next()[0][0]]).flatten()
     assert sorted(seen.tolist()) == list(range(10))
     batches.next()
     tensors, plain = batches.state()
     again = Batches(part, 5, stream(9, "other"), torch.device("cpu"))
     again.load(tensors, plain)
-    assert torch.equal(again.next()[0], batches.next()[0])
-    assert torch.equal(again.next()[0], batches.next()[0])
+    assert torch.equal(again.next()[0][0], batches.next()[0][0])
+    assert torch.equal(again.next()[0][0], batches.next()[0][0])
 
 
 def test_cosine_ends_near_zero_and_peaks_after_the_warm_up():

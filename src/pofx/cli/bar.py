@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -23,6 +24,10 @@ class Bar(Watcher):
         self.quiet = quiet
         self.live = self.console.is_terminal and not quiet
         self.progress: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process draws a bar of its own."""
+        return partial(Bar, quiet=self.quiet), ()
 
     def started(self, name: str, planned: int, step: int, per_round: int) -> None:
         """Begins the bar."""

@@ -18,7 +18,7 @@ from pofx.cli.parser import SAMPLER_FLAGS, SOURCE_FLAGS
 from pofx.domains import Images, Tokens
 from pofx.errors import Unusable
 from pofx.evaluate.score import Score
-from pofx.files import write_json, write_whole
+from pofx.files import write_json, write_text, write_whole
 from pofx.protocols import Completes, Encodes, capabilities
 from pofx.rendering import Sampled, natural_suffix, tokens_of
 from pofx.runs import Run
@@ -359,7 +359,7 @@ def _write_csv(path: str, columns: list[str], rows: Iterable[Iterable[Any]]) -> 
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    write_whole(Path(path), lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+    write_text(Path(path), text.getvalue())
 
 
 def _write_array(path: str, array: Any) -> None:

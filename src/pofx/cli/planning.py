@@ -8,7 +8,7 @@ from pofx.cli.commands import fit_arguments
 from pofx.files import write_json
 from pofx.planning import UTILISATION, Devices, Plan, plan
 
-_NOT_PLANNED = ("out", "logger")  # what a file may say to fit that changes nothing here
+_NOT_PLANNED = ("out", "logger", "devices", "strategy")  # what a file may say to fit that changes nothing here
 
 
 def plan_and_show(options: argparse.Namespace) -> int:

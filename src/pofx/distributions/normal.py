@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from pofx.randomness import randn
+
 _LOG_2_PI = math.log(2 * math.pi)
 
 
@@ -53,8 +55,8 @@ class DiagonalNormal:
 
         Source: Kingma and Welling 2014, arXiv:1312.6114, eq. (10).
         """
-        shape = (samples, *self.mu.shape)
-        epsilon = torch.randn(shape, generator=generator, device=self.mu.device, dtype=self.mu.dtype)
+        shape, rows = (samples, *self.mu.shape), self.mu.ndim - 1
+        epsilon = randn(shape, generator=generator, rows=rows, device=self.mu.device, dtype=self.mu.dtype)
         return self.mu + (0.5 * self.log_var).exp() * epsilon
 
     def kl_to_standard_normal(self) -> Float[Tensor, "*B K"]:

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pofx.randomness import rand, rows_of
+
 
 def interpolate(
     x_0: Float[Tensor, "B *S"], x_1: Float[Tensor, "B *S"], t: Float[Tensor, "B"]
@@ -35,10 +37,12 @@ def precondition(
 def stratified(n: int, *, like: Tensor, generator: torch.Generator) -> Float[Tensor, "n"]:
     """n times uniform in [0, 1), one in each of n equal cells: the mean over t with less noise than independent draws.
 
-    In order: row i gets cell i, so the rows themselves must come in random order.
+    In order: row i gets cell i, so the rows themselves must come in random order. Of a batch cut into pieces, each
+    piece gets its own cells.
     """
-    u = torch.rand(n, generator=generator, device=like.device, dtype=like.dtype)
-    return (torch.arange(n, device=like.device) + u) / n
+    first, total = rows_of(generator, n)
+    u = rand((n,), generator=generator, device=like.device, dtype=like.dtype)
+    return (torch.arange(first, first + n, device=like.device) + u) / total
 
 
 def per_row(t: Float[Tensor, "#B"], x: Float[Tensor, "B *S"]) -> Float[Tensor, "#B *O"]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pofx.data.dataset import Data
 from pofx.errors import Unusable
-from pofx.files import write_json, write_whole
+from pofx.files import write_json, write_text
 from pofx.report.page import Subject, render
 from pofx.report.rows import Row
 from pofx.report.table import headline
@@ -56,7 +56,7 @@ class Comparison:
         path = Path(path)
         if path.suffix == ".html":
             page = render(self.rows, self._subject())
-            write_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+            write_text(path, page)
         elif path.suffix == ".json":
             write_json(path, self.to_json())
         else:

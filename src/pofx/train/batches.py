@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pofx.data.dataset import Batch, Part
+from pofx.randomness import Shared
 
 
 class Batches:
@@ -14,20 +15,35 @@ class Batches:
     Args:
         part: on its device.
         size: observations per batch, at most ``len(part)``.
-        generator: on the CPU, so that every device sees the same order.
+        generator: on the CPU, so that every device and every process sees the same order.
+        pieces: which of how many equal pieces of each batch are taken here, one after the other.
     """
 
-    def __init__(self, part: Part, size: int, generator: torch.Generator, device: torch.device) -> None:
+    def __init__(
+        self,
+        part: Part,
+        size: int,
+        generator: torch.Generator,
+        device: torch.device,
+        pieces: tuple[range, int] = (range(1), 1),
+    ) -> None:
         self.part, self.size, self.generator, self.device = part, size, generator, device
+        self.mine, self.pieces = pieces
         self._shuffle()
 
-    def next(self) -> Batch:
-        """The next batch of observations and condition rows."""
+    def next(self) -> list[Batch]:
+        """This process's pieces of the next batch: observations and condition rows."""
         if self.position + self.size > len(self.order):
             self._shuffle()
         index = self.order[self.position : self.position + self.size]
         self.position += self.size
-        return self.part.take(index, generator=self.generator)
+        if self.pieces == 1:
+            return [self.part.take(index, generator=self.generator)]
+        shares = [Shared.of(self.generator, piece, self.pieces) for piece in self.mine]
+        cut = index.chunk(self.pieces)
+        taken = [self.part.take(cut[share.piece], generator=share) for share in shares]
+        self.generator.set_state(shares[-1].get_state())
+        return taken
 
     def _shuffle(self) -> None:
         # The order is redrawn from this state on resume: a state is smaller than a permutation.

@@ -11,6 +11,8 @@ from torch import Tensor
 from pofx.errors import Unusable
 from pofx.files import write_whole
 
+State = tuple[dict[str, Tensor], dict[str, Any]]
+
 
 def save(path: Path, tensors: dict[str, Tensor], plain: dict[str, Any] | None = None) -> None:
     """Writes tensors, and plain values as the file's own JSON metadata."""

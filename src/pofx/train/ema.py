@@ -20,7 +20,7 @@ class EMA:
 
     def __init__(self, model: nn.Module, share: float) -> None:
         self.share = share
-        self.live = list(model.parameters())
+        self.live: list[Tensor] = list(model.parameters())
         self.average = [p.detach().clone() for p in self.live]
 
     @torch.no_grad()
@@ -28,7 +28,7 @@ class EMA:
         """Moves the averages towards the weights after optimiser step ``step`` (from 1)."""
         horizon = max(1.0, self.share * planned)
         decay = min(1 - 1 / horizon, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.average, [p.detach() for p in self.live], 1 - decay)
+        torch._foreach_lerp_(self.average, self.live, 1 - decay)
 
     @contextmanager
     def weights(self) -> Iterator[None]:

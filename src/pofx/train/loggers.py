@@ -27,12 +27,17 @@ class Logger(Watcher):
 
     def __init__(self) -> None:
         try:
-            self.module: Any = importlib.import_module(self.package)
+            importlib.import_module(self.package)
         except ImportError:
             raise Unusable(
                 f"--logger {self.package} needs the package {self.package}, which is not installed; "
                 f"pip install 'pofx[{self.package}]', or leave --logger out"
             ) from None
+
+    @property
+    def module(self) -> Any:
+        """The package: not kept, since a watcher is sent to other processes, and a module cannot be."""
+        return importlib.import_module(self.package)
 
     def opened(self, folder: Path, config: Mapping[str, Any]) -> None:
         """Which run it is."""

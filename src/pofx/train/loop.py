@@ -2,29 +2,30 @@
 
 A round is every player's turn, ``repeats`` times: draw a batch, compute the loss, send gradients to that player's
 parameters alone, clip, step. Maximum likelihood is a game of one; a GAN of two. Nothing is read back from the device in
-a round: losses are gathered there and read a few times a second.
+a round: losses and gradient norms are gathered there and read a few times a second. A step whose loss or gradient is
+not finite is skipped on the device itself, and counted.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
-from torch.optim import Optimizer
+from torch import Generator, Tensor, nn
 
 from pofx.data.dataset import Batch, Part
-from pofx.protocols import Learns, Plays, Progress, Turn, capabilities
-from pofx.randomness import stream
+from pofx.errors import Unusable
+from pofx.protocols import Learns, Loss, Plays, Progress, Turn, capabilities
+from pofx.randomness import Shared, stream
 from pofx.train.batches import Batches
+from pofx.train.checkpoint import State
 from pofx.train.ema import EMA
-from pofx.train.optimisers import load_state, optimisers_for, state_of
+from pofx.train.optimisers import load_state, optimisers_for, state_of, step
 from pofx.train.schedule import rate
 from pofx.train.settings import Settings
+from pofx.train.world import ALONE, World, loss_of, shard
 
-State = tuple[dict[str, Tensor], dict[str, Any]]
+BAD = "bad"  # what a ledger calls a step that was skipped
 
 
 def turns_of(model: Any) -> tuple[Turn, ...]:
@@ -37,30 +38,129 @@ def turns_of(model: Any) -> tuple[Turn, ...]:
     return ()
 
 
-@dataclass
+class Ledger:
+    """What a player's steps gave: kept on the device, read together, averaged over the steps that were not skipped."""
+
+    def __init__(self) -> None:
+        self.unread: dict[str, list[Tensor]] = {}
+        self.sums: dict[str, list[float]] = {}  # name -> [sum, count]
+        self.streak = self.skipped = 0
+
+    def add(self, name: str, value: Tensor) -> None:
+        """One step's value of one name; nothing is computed."""
+        self.unread.setdefault(name, []).append(value.detach())
+
+    def read(self) -> None:
+        """Waits for the device, once."""
+        if not self.unread:
+            return
+        names, lists = list(self.unread), list(self.unread.values())
+        rows = torch.cat([torch.stack(values).double() for values in lists]).tolist()
+        columns: dict[str, list[float]] = {}
+        for name, taken in zip(names, lists):
+            columns[name], rows = rows[: len(taken)], rows[len(taken) :]
+        self.unread.clear()
+        bad = columns.pop(BAD)
+        for skipped in bad:
+            self.streak = self.streak + 1 if skipped else 0
+        self.skipped += round(sum(bad))
+        for name, values in columns.items():
+            kept = [v for v, skipped in zip(values, bad) if not skipped]
+            held = self.sums.setdefault(name, [0.0, 0])
+            held[0] += sum(kept)
+            held[1] += len(kept)
+
+    def means(self) -> dict[str, float]:
+        """Mean of each name since the last call."""
+        self.read()
+        means = {name: total / count for name, (total, count) in self.sums.items() if count}
+        self.sums.clear()
+        return means
+
+    def latest(self) -> dict[str, float]:
+        """The last step's values, for a bar; nothing changes."""
+        return {name: float(values[-1]) for name, values in self.unread.items() if name != BAD}
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        self.read()
+        return {"sums": self.sums, "streak": self.streak, "skipped": self.skipped}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state``."""
+        self.unread.clear()
+        self.sums = {name: list(held) for name, held in state["sums"].items()}
+        self.streak, self.skipped = state["streak"], state["skipped"]
+
+
 class Player:
-    """A turn with its optimisers, and what its losses were since they were last read."""
+    """A turn with its optimisers and the ledger of its steps."""
 
-    turn: Turn
-    optimisers: tuple[Optimizer, ...]
-    parts: dict[str, list[Tensor]] = field(default_factory=dict)
+    def __init__(self, turn: Turn, model: nn.Module, settings: Settings, world: World) -> None:
+        self.turn, self.clip = turn, settings.clip
+        self.optimisers = optimisers_for(turn, model, settings)
+        self.loss = loss_of(turn, world)
+        self.parameters = list(turn.parameters)
+        # Gradients reach this player alone; where it has all the weights there are, saying so would only cost time.
+        others = {id(p) for p in model.parameters() if p.requires_grad} - {id(p) for p in self.parameters}
+        self.inputs = self.parameters if others else None
+        self.ledger = Ledger()
 
-    def move(self, batch: Batch, trainer: "Trainer") -> None:
+    def move(self, pieces: list[Batch], trainer: "Trainer") -> None:
         """One optimiser step on one batch."""
-        with trainer.autocast():
-            loss = self.turn.loss(*batch, generator=trainer.noise)
-        parameters = self.turn.parameters
-        loss.total.backward(inputs=parameters)
-        if trainer.settings.clip:
-            clip_grad_norm_(parameters, trainer.settings.clip)
+        losses, total, divisor = self._differentiate(pieces, trainer)
+        norm = _norm(self.parameters)
+        if divisor is not None:
+            norm = norm / divisor
+        bad = torch.isfinite(norm + total).logical_not_().float()
+        scale = (norm / self.clip).clamp_(min=1.0) if self.clip else None
+        if divisor is not None:
+            scale = divisor if scale is None else scale * divisor
         for optimiser in self.optimisers:
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-        if self.turn.after is not None:
-            carry = {name: value.detach() for name, value in loss.carry.items()}
-            self.turn.after(carry, Progress(trainer.step, trainer.planned))
-        for name, value in (("loss", loss.total), *loss.parts.items()):
-            self.parts.setdefault(name, []).append(value.detach())
+            step(optimiser, scale, bad)
+        for p in self.parameters:
+            p.grad = None
+        if self.turn.after is not None and not bad:
+            self.turn.after(_mean_of([loss.carry for loss in losses]), Progress(trainer.step, trainer.planned))
+        add = self.ledger.add
+        add("loss", total)
+        add("gradient", norm)
+        add(BAD, bad)
+        for name, value in (losses[0].parts if len(losses) == 1 else _mean_of([loss.parts for loss in losses])).items():
+            add(name, value)
+
+    def _differentiate(self, pieces: list[Batch], trainer: "Trainer") -> tuple[list[Loss], Tensor, Tensor | None]:
+        """Leaves in ``grad`` the gradient of the whole batch's loss, times the divisor.
+
+        The whole batch's loss is the mean of its pieces' by weight, over all processes; their weights are known only at
+        the end, so the division is left to the step.
+        """
+        if trainer.pieces == 1:
+            loss = self._loss(pieces[0], trainer.noise, trainer)
+            loss.total.backward(inputs=self.inputs)
+            return [loss], loss.total.detach(), None
+        losses, totals, weights = [], [], []
+        shares = [Shared.of(trainer.noise, piece, trainer.pieces) for piece in trainer.mine]
+        for piece, share in zip(pieces, shares):
+            with self._unsynchronised(share is not shares[-1], trainer):
+                loss = self._loss(piece, share, trainer)
+                weight = torch.ones_like(loss.total) if loss.weight is None else loss.weight.to(loss.total)
+                total = loss.total * weight
+                total.backward(inputs=self.inputs)
+            losses.append(loss)
+            totals.append(total.detach())
+            weights.append(weight)
+        trainer.noise.set_state(shares[-1].get_state())
+        total, divisor = trainer.world.mean(torch.stack([torch.stack(totals).sum(), torch.stack(weights).sum()]))
+        return losses, total / divisor, divisor
+
+    def _loss(self, batch: Batch, generator: Generator, trainer: "Trainer") -> Loss:
+        with trainer.autocast():
+            return self.loss(*batch, generator)
+
+    def _unsynchronised(self, more: bool, trainer: "Trainer") -> AbstractContextManager[Any]:
+        """Gradients are averaged over processes once, with the last piece."""
+        return self.loss.no_sync() if more and hasattr(self.loss, "no_sync") else nullcontext()
 
 
 class Trainer:
@@ -72,29 +172,53 @@ class Trainer:
         settings: how.
         planned: rounds in all; the schedule and the average's horizon go by it.
         seed: of the data and noise streams.
+        world: the processes that train together.
+
+    Raises:
+        Unusable: a batch that cannot be cut into equal pieces, or weights that cannot be sharded.
     """
 
-    def __init__(self, model: nn.Module, part: Part, settings: Settings, *, planned: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        part: Part,
+        settings: Settings,
+        *,
+        planned: int,
+        seed: int = 0,
+        world: World = ALONE,
+    ) -> None:
         device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-        self.model, self.settings, self.planned, self.device = model, settings, planned, device
-        self.step = 0
-        self.players = [Player(turn, optimisers_for(turn, model, settings)) for turn in turns_of(model)]
-        self.peaks = [g["lr"] for g in self._groups()]
-        self.batches = Batches(part, min(settings.batch_size, len(part)), stream(seed, "data"), device)
-        self.batch: Batch | None = None
+        self.model, self.settings, self.planned, self.device, self.world = model, settings, planned, device, world
+        self.step, self.brake = 0, 1.0
+        size = min(settings.batch_size, len(part))
+        self.pieces = world.size * settings.accumulate
+        if size % self.pieces:
+            raise Unusable(
+                f"--batch-size must be a multiple of its {self.pieces} pieces ({world.size} processes x "
+                f"--accumulate {settings.accumulate}), got {size}; try {max(1, size // self.pieces) * self.pieces}"
+            )
+        self.mine = range(world.rank * settings.accumulate, (world.rank + 1) * settings.accumulate)
+        if world.sharded:
+            shard(model, world)
+        self.players = [Player(turn, model, settings, world) for turn in turns_of(model)]
+        self.batches = Batches(part, size, stream(seed, "data"), device, (self.mine, self.pieces))
         self.noise = stream(seed, "noise", device=device)
         self.ema = EMA(model, settings.ema) if settings.ema and self.players else None
+        self.groups = self._groups()
+        self.peaks = [group["lr"] for group in self.groups]
 
     def round(self) -> None:
         """Every player's turn once."""
-        factor = rate(self.step, self.planned, self.settings)
-        for group, peak in zip(self._groups(), self.peaks):
+        factor = self.brake * rate(self.step, self.planned, self.settings)
+        for group, peak in zip(self.groups, self.peaks):
             group["lr"] = peak * factor
+        batch = None
         for player in self.players:
             for _ in range(player.turn.repeats):
-                if player.turn.fresh or self.batch is None:
-                    self.batch = self.batches.next()
-                player.move(self.batch, self)
+                if batch is None or player.turn.fresh:
+                    batch = self.batches.next()
+                player.move(batch, self)
         self.step += 1
         if self.ema is not None:
             self.ema.update(self.step, self.planned)
@@ -110,68 +234,72 @@ class Trainer:
         return self.ema.weights() if self.ema is not None else nullcontext()
 
     def observed(self) -> dict[str, float]:
-        """Mean of each loss since the last call: "player/part" -> value. The one place that waits for the device."""
+        """Mean since the last call of each loss, part and gradient norm (before clipping): "player/part" -> value."""
         named = {
-            f"{p.turn.player}/{name}": torch.stack(values).mean()
-            for p in self.players
-            for name, values in p.parts.items()
+            f"{player.turn.player}/{name}": value
+            for player in self.players
+            for name, value in player.ledger.means().items()
         }
+        if self.world.size > 1 and named:
+            means = self.world.mean(torch.tensor(list(named.values()), dtype=torch.float64, device=self.device))
+            named = dict(zip(named, means.tolist()))
+        return named
+
+    def latest(self) -> dict[str, float]:
+        """The last step's losses, for a bar; nothing of the run depends on when, or whether, it is asked."""
+        return {f"{p.turn.player}/{name}": v for p in self.players for name, v in p.ledger.latest().items()}
+
+    def streak(self) -> int:
+        """Steps in a row, up to now, that were skipped by the player of whom there are most."""
         for player in self.players:
-            player.parts.clear()
-        read = torch.stack(list(named.values())).tolist() if named else []
-        return dict(zip(named, read))
+            player.ledger.read()
+        return max((player.ledger.streak for player in self.players), default=0)
+
+    @property
+    def skipped(self) -> int:
+        """Steps skipped in all, of those that were read."""
+        return sum(player.ledger.skipped for player in self.players)
 
     @property
     def observations(self) -> int:
         """Observations that one round visits."""
-        return self.batches.size * sum(p.turn.repeats for p in self.players if p.turn.fresh)
+        turns = [player.turn for player in self.players]
+        return self.batches.size * sum(turn.repeats if turn.fresh else not i for i, turn in enumerate(turns))
 
     def state(self) -> State:
         """Everything that the next round depends on: tensors, and plain values for JSON."""
-        tensors, plain = _prefixed("model", self.model.state_dict()), {"step": self.step, "planned": self.planned}
+        tensors: dict[str, Tensor] = _prefixed("model", self.model.state_dict())
+        plain: dict[str, Any] = {"step": self.step, "planned": self.planned, "brake": self.brake}
         for player in self.players:
+            plain[f"ledger/{player.turn.player}"] = player.ledger.state()
             for k, optimiser in enumerate(player.optimisers):
                 name = f"optimiser/{player.turn.player}/{k}"
                 more, values = state_of(optimiser)
                 tensors |= _prefixed(name, more)
-                plain |= {f"{name}/{key}": value for key, value in values.items()}
+                plain |= _prefixed(name, values)
         more, values = self.batches.state()
         tensors |= _prefixed("data", more)
-        plain |= {f"data/{key}": value for key, value in values.items()}
+        plain |= _prefixed("data", values)
         tensors["noise/now"] = self.noise.get_state()
-        if self.batch is not None and not all(player.turn.fresh for player in self.players):
-            tensors |= _prefixed("batch", {str(i): t for i, t in enumerate(self.batch) if t is not None})
         if self.ema is not None:
             tensors |= _prefixed("ema", self.ema.tensors())
-        return tensors | self._unread(), plain
+        return tensors, plain
 
     def load(self, state: State) -> None:
         """The inverse of ``state``: the next round is the one that would have come."""
         tensors, plain = state
-        self.step, self.planned = plain["step"], plain["planned"]
+        self.step, self.planned, self.brake = plain["step"], plain["planned"], plain["brake"]
         self.model.load_state_dict(_under("model", tensors))
         for player in self.players:
-            unread = _under(f"unread/{player.turn.player}", tensors)
-            player.parts = {name: list(values.unbind()) for name, values in unread.items()}
+            player.ledger.load(plain[f"ledger/{player.turn.player}"])
             for k, optimiser in enumerate(player.optimisers):
                 name = f"optimiser/{player.turn.player}/{k}"
                 load_state(optimiser, _under(name, tensors), _under(name, plain))
         self.batches.load(_under("data", tensors), _under("data", plain))
         self.noise.set_state(tensors["noise/now"])
-        batch = _under("batch", tensors)
-        self.batch = (
-            (batch["0"].to(self.device), batch["1"].to(self.device) if "1" in batch else None) if batch else None
-        )
         if self.ema is not None:
             self.ema.load(_under("ema", tensors))
-
-    def _unread(self) -> dict[str, Tensor]:
-        """Losses not yet read, so that the history too goes on as if nothing had happened."""
-        return {
-            f"unread/{p.turn.player}/{name}": torch.stack(values)
-            for p in self.players
-            for name, values in p.parts.items()
-        }
+        self.groups = self._groups()
 
     def _groups(self) -> list[dict[str, Any]]:
         return [group for p in self.players for optimiser in p.optimisers for group in optimiser.param_groups]
@@ -180,17 +308,33 @@ class Trainer:
 def compiled(model: nn.Module, try_round: Callable[[], None], say: Callable[[str], None]) -> None:
     """Compiles the networks inside a model; where a round then fails, takes it back with one line.
 
-    Networks, not losses: a loss draws from generators, which a compiled graph cannot.
+    Networks, not losses: a loss draws from generators, which a compiled graph cannot. On a GPU their kernels are
+    recorded as CUDA graphs, which is where small networks gain most.
     """
     networks = list(model.children())
+    on_gpu = any(p.is_cuda for p in model.parameters())
     for network in networks:
-        network.compile()
+        network.compile(mode="reduce-overhead" if on_gpu else None)
     try:
         try_round()
     except Exception as error:
         for network in networks:
             network._compiled_call_impl = None
         say(f"--compile is not possible here ({str(error).splitlines()[0][:120]}); going on without it")
+
+
+def _norm(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Norm of all gradients together."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+
+def _mean_of(pieces: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Each entry, detached and averaged over the pieces of a batch."""
+    if len(pieces) == 1:
+        return {name: value.detach() for name, value in pieces[0].items()}
+    return {name: torch.stack([piece[name].detach() for piece in pieces]).mean(0) for name in pieces[0]}
 
 
 def _prefixed(prefix: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class Muon(Optimizer):
         weight_decay: decoupled.
         steps: of Newton-Schulz.
 
+    ``grad_scale`` divides the gradients and ``found_inf`` skips the step, on the device, as in torch's fused ones.
+
     Raises:
         Unusable: a parameter that is not a matrix, or a setting out of range.
     """
@@ -59,6 +61,9 @@ class Muon(Optimizer):
                 f"got {lr}, {momentum}, {weight_decay} and {steps}"
             )
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "steps": steps})
+        self.grad_scale: Tensor | None = None
+        self.found_inf: Tensor | None = None
+        self._step_supports_amp_scaling = True
         shapes = [tuple(p.shape) for group in self.param_groups for p in group["params"] if p.ndim != 2]
         if shapes:
             raise Unusable(f"muon takes matrices, got a parameter of shape {shapes[0]}; give it to AdamW")
@@ -81,18 +86,40 @@ class Muon(Optimizer):
 
     def _step_alike(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         rows, columns = parameters[0].shape
-        scale = group["lr"] * math.sqrt(max(1, rows / columns))
+        size = group["lr"] * math.sqrt(max(1, rows / columns)) * self._keep
         directions = torch.stack([self._direction(p, group["momentum"]) for p in parameters])
         for p, o in zip(parameters, orthogonalise(directions, group["steps"])):
-            p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(scale * o)
+            p.mul_(1 - group["lr"] * group["weight_decay"] * self._keep).sub_(_as(size * o, p))
 
     def _direction(self, p: Tensor, momentum: float) -> Tensor:
         assert p.grad is not None
+        g = p.grad if self.grad_scale is None else p.grad / self.grad_scale
+        if self.found_inf is not None:
+            g = torch.where(self.found_inf == 0, g, 0)
         state = self.state[p]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(p)
-        m = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-        return p.grad.lerp(m, momentum)
+        m = state["momentum_buffer"].lerp_(g, (1 - momentum) * self._keep)
+        return _whole(g.lerp(m, momentum))
+
+    @property
+    def _keep(self) -> Any:
+        """0 where the step is to be skipped, decided on the device."""
+        return 1 if self.found_inf is None else 1 - self.found_inf
+
+
+def _whole(matrix: Tensor) -> Tensor:
+    """A matrix that is sharded over processes, gathered: its singular vectors are those of the whole."""
+    return matrix.full_tensor() if hasattr(matrix, "full_tensor") else matrix
+
+
+def _as(matrix: Tensor, p: Tensor) -> Tensor:
+    """A whole matrix cut as p is."""
+    if not hasattr(p, "full_tensor"):
+        return matrix
+    from torch.distributed.tensor import distribute_tensor  # half a second of import
+
+    return distribute_tensor(matrix, p.device_mesh, p.placements)  # type: ignore[attr-defined]
 
 
 def hidden_matrices(

@@ -19,6 +19,7 @@ class Settings:
         steps: rounds of the game; None: as many as the budget allows.
         budget: seconds of training; the model's default budget where neither is given.
         batch_size: observations per optimiser step.
+        accumulate: pieces that a batch is cut into and goes through one after the other, to save memory.
         learning_rate: peak of the schedule.
         optimiser: "muon" orthogonalises the hidden matrices and gives the rest to AdamW.
         muon_learning_rate: of the matrices, with "muon".
@@ -34,12 +35,14 @@ class Settings:
         threads: of the CPU; None: as many as are fastest, when a budget is planned.
         validation_rows: of the validation split, measured as training goes; None: as many as its share of the budget
             allows, 256 without one.
+        keep_every: steps between checkpoints that are kept, besides the last and the best; 0 for none.
         deterministic: only deterministic kernels, also on CUDA.
     """
 
     steps: int | None = None
     budget: float | None = None
     batch_size: int = 64
+    accumulate: int = 1
     learning_rate: float = 1e-3
     optimiser: Optimiser = "adamw"
     muon_learning_rate: float = 0.02
@@ -55,6 +58,7 @@ class Settings:
     compile: bool = False
     threads: int | None = None
     validation_rows: int | None = None
+    keep_every: int = 0
     deterministic: bool = False
 
     def __post_init__(self) -> None:
@@ -70,6 +74,8 @@ class Settings:
             ("threads", "at least 1", self.threads is None or self.threads >= 1),
             ("validation_rows", "at least 1", self.validation_rows is None or self.validation_rows >= 1),
             ("batch_size", "at least 1", self.batch_size >= 1),
+            ("accumulate", "at least 1", self.accumulate >= 1),
+            ("keep_every", "at least 0", self.keep_every >= 0),
             ("learning_rate", "above 0", self.learning_rate > 0),
             ("muon_learning_rate", "above 0", self.muon_learning_rate > 0),
             ("beta1", "in [0, 1)", 0 <= self.beta1 < 1),

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from pofx.data.dataset import Batch
 from pofx.protocols import Bounds, Learns, Plays, Scores, capabilities
-from pofx.randomness import stream
+from pofx.randomness import Shared, stream
+from pofx.train.world import ALONE, World
 
 
 class Validation:
@@ -18,10 +19,12 @@ class Validation:
         rows: observations and their condition rows.
         batch_size: how many at a time.
         seed: of the fixed noise.
+        world: the processes that share the rows.
     """
 
-    def __init__(self, rows: Batch, *, batch_size: int, seed: int) -> None:
+    def __init__(self, rows: Batch, *, batch_size: int, seed: int, world: World = ALONE) -> None:
         self.x, self.c = rows
+        self.world = world
         self.batch_size, self.seed = batch_size, seed
         self.best: dict[str, Tensor] | None = None
         self.best_value = float("-inf")
@@ -42,15 +45,28 @@ class Validation:
         """Mean over the rows, in nats per observation (the loss: in its own scale)."""
         name = self.name_for(model)
         generator = stream(self.seed, "validation", device=self.x.device)
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64, device=self.x.device)
         training = model.training
         model.eval()
         for start in range(0, len(self.x), self.batch_size):
             x = self.x[start : start + self.batch_size]
             c = None if self.c is None else self.c[start : start + self.batch_size]
-            total += float(_measured(model, name, x, c, generator)) * len(x)
+            total += self._mean_over(model, name, x, c, generator) * len(x)
         model.train(training)
-        return total / len(self.x)
+        return float(self.world.mean(total)) / len(self.x)
+
+    def _mean_over(
+        self, model: nn.Module, name: str | None, x: Tensor, c: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
+        """The mean over a batch; of several processes, over this one's rows of it, if they can share it evenly."""
+        rank, size = self.world.rank, self.world.size
+        if size == 1 or len(x) % size:
+            return _measured(model, name, x, c, generator)
+        share = Shared.of(generator, rank, size)
+        c = None if c is None else c.chunk(size)[rank]
+        value = _measured(model, name, x.chunk(size)[rank], c, share)
+        generator.set_state(share.get_state())
+        return value
 
     def consider(self, model: nn.Module, step: int) -> float:
         """Measures the model and keeps its weights if they are the best so far."""

@@ -13,7 +13,7 @@ from pofx.nn.conv import ConvDecoder, ConvEncoder
 from pofx.nn.mlp import MLP, ConditionEmbedding
 from pofx.nn.standardise import Standardise
 from pofx.protocols import Loss, Turn
-from pofx.randomness import stream
+from pofx.randomness import rand, randn, stream
 
 Network = Literal["auto", "mlp", "conv"]
 EMBEDDING = 32
@@ -124,16 +124,18 @@ class WGAN(nn.Module):
     def _slope(self, real: Tensor, fake: Tensor, c: Tensor | None, generator: Generator) -> Float[Tensor, "b"]:
         """|grad_x_hat f(x_hat)| for the penalised share of the batch, differentiable in f's parameters."""
         b = max(1, round(self.penalised * len(real)))
-        epsilon = torch.rand(b, *[1] * (real.ndim - 1), generator=generator, device=real.device)
+        # spread over the batch, not its first rows: so the pieces of a batch penalise what the whole would
+        i = torch.arange(b, device=real.device) * len(real) // b
+        epsilon = rand((b, *[1] * (real.ndim - 1)), generator=generator, device=real.device)
         with torch.enable_grad():
-            x_hat = torch.lerp(fake[:b], real[:b], epsilon.to(real)).requires_grad_()
-            f = self.critic(x_hat, None if c is None else c[:b])
+            x_hat = torch.lerp(fake[i], real[i], epsilon.to(real)).requires_grad_()
+            f = self.critic(x_hat, None if c is None else c[i])
             (gradient,) = torch.autograd.grad(f.sum(), x_hat, create_graph=True)
             # the small term keeps the root differentiable where f is flat
             return (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()
 
     def _noise(self, n: int, generator: Generator) -> Float[Tensor, "n K"]:
-        z = torch.randn(n, self.latent_dim, generator=generator, device=generator.device)
+        z = randn((n, self.latent_dim), generator=generator, device=generator.device)
         return z.to(self.critic.head.weight)
 
     def _inside(self, x: Tensor, generator: Generator) -> Tensor:

@@ -70,8 +70,11 @@ class GPT(nn.Module):
         """-log p(x|c) in nats per symbol; without a condition, given its null. Draws nothing."""
         s = self.sequence.read(x).long()
         nll = -self._log_p(s, condition).sum(1)
+        mean = nll.mean()
+        if self.sequence.end is None:
+            return Loss(mean / self.sequence.length, {"nll": mean})
         counted = (~self.sequence.ended(s)).sum()
-        return Loss(nll.sum() / counted, {"nll": nll.mean()})
+        return Loss(nll.sum() / counted, {"nll": mean}, weight=counted)
 
     def log_prob(self, x: Tensor, condition: Tensor | None = None) -> Float[Tensor, "B"]:
         """log p(x|c), or without c the exact marginal over classes; nats per observation."""

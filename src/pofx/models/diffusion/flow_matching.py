@@ -15,6 +15,7 @@ from pofx.nn.standardise import Standardise
 from pofx.nn.unet import UNet
 from pofx.paths.straight import interpolate, precondition, stratified
 from pofx.protocols import Estimate, Loss
+from pofx.randomness import randn
 from pofx.samplers.ode import Field, euler, heun, trace_probes, with_divergence
 
 _SOLVERS = {"euler": euler, "heun": heun}
@@ -184,7 +185,7 @@ class FlowMatching(nn.Module):
 
     def _noise(self, n: int, *, generator: Generator) -> Tensor:
         shape, weight = (n, *self.domain.shape), self._weight
-        return torch.randn(shape, generator=generator, device=generator.device, dtype=weight.dtype)
+        return randn(shape, generator=generator, device=generator.device, dtype=weight.dtype)
 
     def _inside(self, x: Tensor, *, generator: Generator | None) -> Tensor:
         """Canonical x to what the field moves; levels are dequantised, or put at the middle without a generator."""

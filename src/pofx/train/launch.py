@@ -1,0 +1,95 @@
+"""Several processes on one machine, each calling the same function; and one process at a time in a run folder."""
+
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pofx.errors import Unusable
+from pofx.train.watch import Watcher, stop_on_signals
+from pofx.train.world import World
+
+LOCK = "lock"
+
+
+@contextmanager
+def locked(folder: Path, world: World) -> Iterator[None]:
+    """Holds a run folder against other processes; a process that dies, however, holds nothing.
+
+    Raises:
+        Unusable: another process trains this run.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK)
+
+    def take() -> None:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise Unusable(f"{folder} is being trained by another process; wait for it, or stop it") from None
+        except OSError as error:
+            raise Unusable(f"{folder} cannot be written ({error.strerror}); mend its permissions") from None
+
+    world.led(take)
+    try:
+        yield
+    finally:
+        if world.leads:
+            lock.release()
+
+
+def launched(call: Callable[..., Any], devices: int, watcher: Watcher, *args: Any, **kwargs: Any) -> str:
+    """``call(*args, watch=watcher, **kwargs)`` in ``devices`` processes that train together; the folder of their run.
+
+    The processes are PyTorch's (``torch.multiprocessing``), started afresh; Ctrl-C and SIGTERM reach all of them.
+
+    Raises:
+        Unusable: what the leading process could not use.
+        KeyboardInterrupt: they were interrupted; everything is saved.
+    """
+    from torch import multiprocessing
+
+    context = multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    with tempfile.TemporaryDirectory() as home, stop_on_signals() as stop:
+        task = (devices, f"{home}/meeting", call, watcher, args, kwargs, results)
+        running = multiprocessing.start_processes(_work, task, nprocs=devices, join=False, start_method="spawn")
+        assert running is not None
+        told = False
+        while not running.join(timeout=0.2):
+            if stop.asked and not told:
+                told = True
+                for process in running.processes:
+                    os.kill(process.pid, signal.SIGTERM)
+        kind, value = results.get()
+    if kind == "unusable":
+        raise Unusable(value)
+    if kind == "interrupted":
+        raise KeyboardInterrupt
+    return str(value)
+
+
+def _work(
+    rank: int,
+    size: int,
+    meeting: str,
+    call: Callable[..., Any],
+    watcher: Watcher,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    results: Any,
+) -> None:
+    """One of the processes."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "POFX_MEETING": meeting}
+    try:
+        result = ("run", str(call(*args, watch=watcher, **kwargs).folder))
+    except Unusable as error:
+        result = ("unusable", str(error))
+    except KeyboardInterrupt:
+        result = ("interrupted", "")
+    if rank == 0:
+        results.put(result)

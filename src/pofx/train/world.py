@@ -1,0 +1,168 @@
+"""The processes that train one model together; usually there is one.
+
+The engine is PyTorch's own: ``torch.distributed`` under ``torchrun``, gradients averaged by ``DistributedDataParallel``
+or weights sharded by ``fully_shard``. Data order and noise are drawn for the whole batch in every process, and each
+takes its rows (``pofx.randomness.Shared``), so several processes compute what one would with the same batch.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from pofx.errors import Unusable
+from pofx.protocols import Loss, Turn
+
+Strategy = Literal["ddp", "fsdp"]
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among ``size`` that train together.
+
+    Args:
+        rank: 0 to size - 1; 0 leads: it writes the run folder and talks to the person.
+        strategy: "ddp" keeps every weight in every process; "fsdp" shards weights, gradients and optimiser state.
+        device: where this process computes.
+    """
+
+    rank: int = 0
+    size: int = 1
+    strategy: Strategy = "ddp"
+    device: str = "cpu"
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes and speaks."""
+        return self.rank == 0
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of every weight."""
+        return self.size > 1 and self.strategy == "fsdp"
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over processes."""
+        if self.size > 1:
+            torch.distributed.all_reduce(values)
+            values /= self.size
+        return values
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Each flag, raised for all if any process raised it: what they decide, they decide together."""
+        if self.size == 1:
+            return flags
+        raised = self.mean(torch.tensor(flags, dtype=torch.float64, device=self.device))
+        return tuple(bool(flag) for flag in raised)
+
+    def agreed(self, value: Any) -> Any:
+        """The leader's value, a plain one, in every process."""
+        if self.size == 1:
+            return value
+        held = [value]
+        torch.distributed.broadcast_object_list(held, src=0)
+        return held[0]
+
+    def led(self, call: Callable[[], Any]) -> Any:
+        """What ``call`` gives the leader, who alone calls it; what it cannot use, nobody can.
+
+        Raises:
+            Unusable: as the leader's call did.
+        """
+        if self.size == 1:
+            return call()
+        value, error = None, None
+        if self.leads:
+            try:
+                value = call()
+            except Unusable as unusable:
+                error = str(unusable)
+        value, error = self.agreed((value, error))
+        if error is not None:
+            raise Unusable(error)
+        return value
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
+
+ALONE = World()
+
+
+class _Move(nn.Module):
+    """One player's loss as a module of that player's parameters: what the engine wraps."""
+
+    def __init__(self, turn: Turn) -> None:
+        super().__init__()
+        self.turn = turn
+        self.own = nn.ParameterList(turn.parameters)
+
+    def forward(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Loss:
+        return self.turn.loss(x, condition, generator=generator)
+
+
+def loss_of(turn: Turn, world: World) -> Any:
+    """``(x, condition, generator) -> Loss``; the gradients that follow are averaged over the processes."""
+    move = _Move(turn)
+    if world.size == 1 or world.sharded:  # sharded weights average their own gradients
+        return move.forward
+    from torch.nn.parallel import DistributedDataParallel
+
+    return DistributedDataParallel(move)
+
+
+def shard(model: nn.Module, world: World) -> None:
+    """Shards every weight of a model over the processes: block by block where it names ``blocks``, then the rest.
+
+    Source: PyTorch's ``fully_shard``; Zhao et al. 2023, arXiv:2304.11277.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    for module in model.modules():
+        for block in getattr(module, "blocks", ()):
+            fully_shard(block)
+    fully_shard(model)
+
+
+@contextmanager
+def joined(strategy: Strategy, device: str) -> Iterator[World]:
+    """The world that ``torchrun`` or ``launched`` made, or this process alone on ``device``."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(device=device)
+        return
+    rank, on_gpu = int(os.environ["RANK"]), device.startswith("cuda")
+    if on_gpu:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    meeting = os.environ.get("POFX_MEETING")
+    torch.distributed.init_process_group(
+        "nccl" if on_gpu else "gloo", init_method=f"file://{meeting}" if meeting else None, rank=rank, world_size=size
+    )
+    try:
+        yield World(rank, size, strategy, device)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def check_strategy(strategy: str, devices: int, device: str) -> None:
+    """Refuses an unknown strategy, and more processes than there are processor cores or GPUs.
+
+    Raises:
+        Unusable: as it says.
+    """
+    if strategy not in get_args(Strategy):
+        raise Unusable(f"--strategy is one of {', '.join(get_args(Strategy))}, got {strategy!r}; ddp suits most models")
+    on_gpu = device.startswith("cuda")
+    there = torch.cuda.device_count() if on_gpu else os.cpu_count() or 1
+    kind = "GPUs" if on_gpu else "processor cores"
+    if not 1 <= devices <= there:
+        raise Unusable(f"--devices must be 1 to the {there} {kind} of this machine, got {devices}; leave it out for 1")
+    if devices > 1 and "WORLD_SIZE" in os.environ:
+        raise Unusable(f"--devices must be left out under torchrun, which has started its processes; got {devices}")
