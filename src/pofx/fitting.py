@@ -30,6 +30,7 @@ from pofx.train.loggers import with_loggers
 from pofx.train.loop import Trainer, compiled
 from pofx.train.plan import fastest_threads, measured_round, planned_rounds, use_threads
 from pofx.train.settings import Settings, seconds, settings_from
+from pofx.train.sharding import forget_shards, load_shards, save_shards, spread, whole
 from pofx.train.validation import Validation
 from pofx.train.watch import Watcher, stop_on_signals
 from pofx.train.world import Strategy, World, check_strategy, joined
@@ -338,24 +339,34 @@ def _save(folder: Path, config: dict[str, Any], course: Course, *, good: bool) -
         "best_value": validation.best_value if validation and validation.best_step else None,
     }
     tensors |= {f"best/{name}": tensor for name, tensor in (best or {}).items()}
-    with trainer.weights():
-        shown = best or trainer.model.state_dict()
-    if trainer.world.leads:
-        if not good:
-            checkpoint.save(folder / "model.safetensors", shown)
-            write_history(folder, course.history, course.events)
-        home = folder / "checkpoint"
+    home, world = folder / "checkpoint", trainer.world
+    if world.sharded:
+        tensors, plain["shards"] = save_shards(home, tensors, trainer.step, world)
+    if not good:
+        with trainer.weights():
+            shown = whole(best or trainer.model.state_dict())
+            if world.leads:
+                checkpoint.save(folder / "model.safetensors", shown)
+                write_history(folder, course.history, course.events)
+    if world.leads:
         checkpoint.save(home / STATE, tensors, plain)
         if good:
             share(home / STATE, home / GOOD)
-    trainer.world.wait()
+        if world.sharded:
+            forget_shards(
+                home, {checkpoint.plain_values(path).get("shards", "") for path in home.glob("*.safetensors")}
+            )
+    world.wait()
 
 
 def _read(path: Path, trainer: Trainer) -> checkpoint.State:
     """A checkpoint, its tensors where the trainer's are; the states of generators live on the CPU."""
-    tensors, plain = checkpoint.load(path, device=str(trainer.device))
+    tensors, plain = checkpoint.load(path)
+    if "shards" in plain:
+        tensors |= load_shards(path.parent / plain["shards"])
     states = ("data/before", "data/now", "noise/now")
-    return {name: tensor.cpu() if name in states else tensor for name, tensor in tensors.items()}, plain
+    tensors = {name: tensor if name in states else tensor.to(trainer.device) for name, tensor in tensors.items()}
+    return spread((tensors, plain), trainer.model) if trainer.world.sharded else (tensors, plain)
 
 
 def _restore(course: Course, state: checkpoint.State, folder: Path) -> None:

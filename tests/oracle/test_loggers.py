@@ -8,6 +8,7 @@ import pytest
 from pofx import fitting
 from pofx.cli import main
 from pofx.runs import load
+from pofx.train.health import Alarm
 from pofx.train.loggers import with_loggers
 from pofx.train.loop import Trainer
 from pofx.train.watch import Watcher, Watchers
@@ -137,7 +138,7 @@ def test_watchers_pass_everything_on(tmp_path):
         return watcher
 
     arguments = {"opened": (tmp_path, {}), "started": ("run", 3, 0, 64), "stepped": (1, 0.1, {}), "said": ("a",)}
-    arguments |= {"recorded": ({"step": 1},), "ended": ()}
+    arguments |= {"recorded": ({"step": 1},), "alarmed": (Alarm("rule", 1, "seen", "try"),), "ended": ()}
     assert arguments.keys() == METHODS, "every method of a watcher is passed on"
     both = Watchers([listening("first"), listening("second")])
     for name, given in arguments.items():

@@ -22,6 +22,7 @@ from pofx.files import write_json, write_text, write_whole
 from pofx.protocols import Completes, Encodes, capabilities
 from pofx.rendering import Sampled, natural_suffix, tokens_of
 from pofx.runs import Run
+from pofx.train.launch import speaks
 
 
 def data_command(options: argparse.Namespace) -> int:
@@ -111,8 +112,11 @@ def resume_command(options: argparse.Namespace) -> int:
     if runs.load(options.run).finished:
         _printer(options)(f"{options.run} is finished; nothing to do")
         return 0
-    bar = Bar(quiet=options.quiet)
-    return _trained(fitting.resume(options.run, device=options.device, logger=options.logger, watch=bar), options)
+    run = fitting.resume(
+        options.run, device=options.device, devices=options.devices, strategy=options.strategy, logger=options.logger,
+        watch=Bar(quiet=options.quiet),
+    )  # fmt: skip
+    return _trained(run, options)
 
 
 def sample_command(options: argparse.Namespace) -> int:
@@ -346,11 +350,12 @@ def _given(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _printer(options: argparse.Namespace) -> Any:
-    return (lambda line: None) if options.quiet else lambda line: print(line, file=sys.stdout)  # noqa: T201
+    quiet = options.quiet or not speaks()
+    return (lambda line: None) if quiet else lambda line: print(line, file=sys.stdout)  # noqa: T201
 
 
 def _write_json(options: argparse.Namespace, value: dict[str, Any]) -> None:
-    if options.json:
+    if options.json and speaks():
         write_json(Path(options.json), value)
 
 

@@ -105,6 +105,7 @@ def _models(parser: Parser, arguments: list[str]) -> None:
 def _fit(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("--out", metavar="RUN", help="the run folder (runs/MODEL-SOURCE, then -2, ...)")
     _logger_flag(parser)
+    _process_flags(parser)
     _training_flags(parser, arguments)
 
 
@@ -123,8 +124,8 @@ def _training_flags(parser: Parser, arguments: list[str]) -> None:
         "--config", metavar="FILE", help="a run's config.json, which repeats it, or a file like it; flags win over it"
     )
     parser.add_argument("--condition", default="none", help="none, class, text or a column")
-    if config:
-        parser.set_defaults(seed=None, device=None, condition=None)  # unsaid, so that the file's stand
+    if config:  # unsaid, so that what the file says stands
+        parser.set_defaults(seed=None, device=None, condition=None, devices=None, strategy=None)
     _source_flags(parser)
     training = parser.add_argument_group("training (default: the model's recipe)")
     described = described_arguments(Settings)
@@ -157,6 +158,13 @@ def _runs(parser: Parser, arguments: list[str]) -> None:
 def _resume(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("run", metavar="RUN")
     _logger_flag(parser)
+    _process_flags(parser)
+
+
+def _process_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("processes")
+    group.add_argument("--devices", type=int, default=1, metavar="N", help="cores or GPUs that train together (1)")
+    group.add_argument("--strategy", default="ddp", help="ddp: all weights in each; fsdp: a share in each (ddp)")
 
 
 def _logger_flag(parser: Parser) -> None:

@@ -107,6 +107,11 @@ def seeded_split(n: int, seed: int) -> dict[str, Tensor]:
     return _cut(torch.arange(n), ("validation", "test"), 0.1, seed)
 
 
+def hashes(x: Tensor) -> np.ndarray:
+    """(N,) a number for each row, the same for equal rows; it holds within one process."""
+    return np.array([hash(row.tobytes()) for row in x.reshape(len(x), -1).numpy()])
+
+
 def _cut(rows: Tensor, names: tuple[str, ...], share: float, seed: int) -> dict[str, Tensor]:
     """Shuffles ``rows`` and cuts a share for each name from their end; the rest is "train"."""
     rows = rows[torch.randperm(len(rows), generator=stream(seed, "split"))]
@@ -209,15 +214,14 @@ def _draw(x: Tensor, levels: int, seed: int, name: str) -> Tensor:
 
 def _check_duplicates(x: Tensor, index: Mapping[str, Tensor], findings: Findings) -> None:
     """Exact copies, by a hash of each row: within training, and of held-out rows in training."""
-    flat = x.reshape(len(x), -1).numpy()
-    hashes = {name: np.array([hash(row.tobytes()) for row in flat[rows.numpy()]]) for name, rows in index.items()}
-    copies = len(hashes["train"]) - len(np.unique(hashes["train"]))
+    found = {name: hashes(x[rows]) for name, rows in index.items()}
+    copies = len(found["train"]) - len(np.unique(found["train"]))
     if copies:
-        findings.note(f"{copies:,} of {len(hashes['train']):,} training observations are exact copies of another")
+        findings.note(f"{copies:,} of {len(found['train']):,} training observations are exact copies of another")
     for name, other in (("validation", "train"), ("test", "train"), ("test", "validation")):
-        shared = int(np.isin(hashes[name], hashes[other]).sum())
+        shared = int(np.isin(found[name], found[other]).sum())
         if shared:
-            findings.note(f"{shared:,} of {len(hashes[name]):,} {name} observations also stand in {other}")
+            findings.note(f"{shared:,} of {len(found[name]):,} {name} observations also stand in {other}")
 
 
 def _check_columns(x: Tensor, domain: Vectors, findings: Findings) -> None:

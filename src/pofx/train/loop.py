@@ -23,7 +23,8 @@ from pofx.train.ema import EMA
 from pofx.train.optimisers import load_state, optimisers_for, state_of, step
 from pofx.train.schedule import rate
 from pofx.train.settings import Settings
-from pofx.train.world import ALONE, World, loss_of, shard
+from pofx.train.sharding import shard, whole
+from pofx.train.world import ALONE, World, loss_of
 
 BAD = "bad"  # what a ledger calls a step that was skipped
 
@@ -200,7 +201,7 @@ class Trainer:
             )
         self.mine = range(world.rank * settings.accumulate, (world.rank + 1) * settings.accumulate)
         if world.sharded:
-            shard(model, world)
+            shard(model)
         self.players = [Player(turn, model, settings, world) for turn in turns_of(model)]
         self.batches = Batches(part, size, stream(seed, "data"), device, (self.mine, self.pieces))
         self.noise = stream(seed, "noise", device=device)
@@ -327,7 +328,7 @@ def _norm(parameters: Sequence[nn.Parameter]) -> Tensor:
     """Norm of all gradients together."""
     grads = [p.grad for p in parameters if p.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    return whole({"norm": norm})["norm"]
 
 
 def _mean_of(pieces: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from pofx.train.health import Alarm
+
 
 class Watcher:
     """Hears how a run goes. This one is silent; the command line's draws a bar."""
@@ -27,6 +29,9 @@ class Watcher:
 
     def said(self, line: str) -> None:
         """One line for a person."""
+
+    def alarmed(self, alarm: Alarm) -> None:
+        """A health rule rings."""
 
     def ended(self) -> None:
         """Training is over, or interrupted."""
@@ -62,6 +67,11 @@ class Watchers(Watcher):
         """Passed on."""
         for watcher in self.several:
             watcher.said(line)
+
+    def alarmed(self, alarm: Alarm) -> None:
+        """Passed on."""
+        for watcher in self.several:
+            watcher.alarmed(alarm)
 
     def ended(self) -> None:
         """Passed on."""

@@ -117,19 +117,6 @@ def loss_of(turn: Turn, world: World) -> Any:
     return DistributedDataParallel(move)
 
 
-def shard(model: nn.Module, world: World) -> None:
-    """Shards every weight of a model over the processes: block by block where it names ``blocks``, then the rest.
-
-    Source: PyTorch's ``fully_shard``; Zhao et al. 2023, arXiv:2304.11277.
-    """
-    from torch.distributed.fsdp import fully_shard
-
-    for module in model.modules():
-        for block in getattr(module, "blocks", ()):
-            fully_shard(block)
-    fully_shard(model)
-
-
 @contextmanager
 def joined(strategy: Strategy, device: str) -> Iterator[World]:
     """The world that ``torchrun`` or ``launched`` made, or this process alone on ``device``."""
