@@ -24,6 +24,7 @@ from pofx.runs import CHUNK, FORMAT, STATE, Run, build, chosen_device, fitting_t
 from pofx.samplers.chunks import sample_many
 from pofx.train import checkpoint
 from pofx.train.course import VALIDATIONS, Course
+from pofx.train.health import duplicated
 from pofx.train.history import differences, write_history
 from pofx.train.launch import launched, locked
 from pofx.train.loggers import with_loggers
@@ -33,10 +34,10 @@ from pofx.train.settings import Settings, seconds, settings_from
 from pofx.train.sharding import forget_shards, load_shards, save_shards, spread, whole
 from pofx.train.validation import Validation
 from pofx.train.watch import Watcher, stop_on_signals
-from pofx.train.world import Strategy, World, check_strategy, joined
+from pofx.train.world import World, check_strategy, joined
 
 DEFAULT_BUDGET = 120.0
-VALIDATION_ROWS, METER_ROWS = 256, 256
+VALIDATION_ROWS, METER_ROWS = 256, 128
 DRAW_BUDGET = 20.0  # seconds: a shorter run draws its last sheet only
 GOOD = "good.safetensors"  # the checkpoint that a diverging run goes back to
 
@@ -52,7 +53,7 @@ def fit(
     seed: int = 0,
     device: str = "auto",
     devices: int = 1,
-    strategy: Strategy = "ddp",
+    strategy: str = "ddp",
     data: Data | None = None,
     data_seed: int | None = None,
     logger: str | tuple[str, ...] | None = None,
@@ -122,6 +123,8 @@ def fit(
                 write_json(folder / "config.json", config)
                 if data.indices:
                     checkpoint.save(folder / "split.safetensors", data.indices)
+            if trainer.players and (copies := duplicated(data)):
+                course.alarm(copies)
             course.save(True)
             watcher.opened(folder, config)
             return _train(folder, course, config["threads"], watcher)
@@ -132,7 +135,7 @@ def resume(
     *,
     device: str = "auto",
     devices: int = 1,
-    strategy: Strategy = "ddp",
+    strategy: str = "ddp",
     logger: str | tuple[str, ...] | None = None,
     watch: Watcher | None = None,
 ) -> Run:

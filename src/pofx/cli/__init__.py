@@ -13,10 +13,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A fault of ours is not caught: it ends in a traceback and status 1.
     """
     from pofx.cli.parser import parse
+    from pofx.progress import quietly
 
     try:
         options = parse(list(sys.argv[1:] if arguments is None else arguments))
-        return int(options.command(options) or 0)
+        with quietly(getattr(options, "quiet", False)):
+            return int(options.command(options) or 0)
     except Unusable as error:
         from pofx.train.launch import speaks
 

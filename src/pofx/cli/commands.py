@@ -15,6 +15,7 @@ from pofx import catalogue, fitting, runs
 from pofx import data as sources
 from pofx.cli.bar import Bar, page
 from pofx.cli.parser import SAMPLER_FLAGS, SOURCE_FLAGS
+from pofx.data.maps import partly_read
 from pofx.domains import Images, Tokens
 from pofx.errors import Unusable
 from pofx.evaluate.score import Score
@@ -283,6 +284,8 @@ def _observations(run: Run, options: argparse.Namespace) -> tuple[Tensor, Tensor
             f"{options.source} has other conditions than {run.folder} was fitted with; give data of the same"
         )
     parts = ("train", "validation", "test") if options.split == "all" else (options.split,)
+    for line in partly_read({name: data.part(name) for name in parts}):
+        _printer(options)(line)
     rows = [data.part(name).rows() for name in parts]
     c = torch.cat([row for _, row in rows if row is not None]) if run.condition is not None else None
     return torch.cat([x for x, _ in rows]), c
