@@ -27,6 +27,7 @@ from pofx.train.course import VALIDATIONS, Course
 from pofx.train.health import duplicated
 from pofx.train.history import differences, write_history
 from pofx.train.launch import launched, locked
+from pofx.train.loggers import with_loggers
 from pofx.train.loop import Trainer, compiled
 from pofx.train.plan import fastest_threads, measured_round, planned_rounds, use_threads
 from pofx.train.settings import Settings, seconds, settings_from
@@ -37,6 +38,7 @@ from pofx.train.world import World, check_strategy, joined
 
 DEFAULT_BUDGET = 120.0
 VALIDATION_ROWS, METER_ROWS = 256, 128
+DRAW_BUDGET = 20.0  # seconds: a shorter run draws its last sheet only
 GOOD = "good.safetensors"  # the checkpoint that a diverging run goes back to
 
 
@@ -54,6 +56,7 @@ def fit(
     strategy: str = "ddp",
     data: Data | None = None,
     data_seed: int | None = None,
+    logger: str | tuple[str, ...] | None = None,
     watch: Watcher | None = None,
     **given: Any,
 ) -> Run:
@@ -73,10 +76,12 @@ def fit(
         strategy: of several processes: "ddp" keeps all weights in each, "fsdp" shards them (models with one loss).
         data: the source, already loaded with its seed and condition.
         data_seed: of the split, where it is not ``seed``: trainings that differ in seed share their data.
+        logger: "tensorboard", "wandb", "trackio", or several with commas: they get each row of the history.
         watch: hears how it goes.
         given: training settings, options of the source, and the model's own arguments, by name.
     """
-    watcher, given_budget = watch or Watcher(), {} if budget is None else {"budget": seconds(budget)}
+    watcher = with_loggers(watch or Watcher(), logger)
+    given_budget = {} if budget is None else {"budget": seconds(budget)}
     arguments, source_options, chosen = _sorted(find(model), given)
     chosen |= given_budget | ({} if steps is None else {"steps": steps})
     settings_from({}, chosen)  # what is wrong with them is said before anything is loaded
@@ -121,7 +126,8 @@ def fit(
             if trainer.players and (copies := duplicated(data)):
                 course.alarm(copies)
             course.save(True)
-        return _train(folder, course, config["threads"], watcher)
+            watcher.opened(folder, config)
+            return _train(folder, course, config["threads"], watcher)
 
 
 def resume(
@@ -130,6 +136,7 @@ def resume(
     device: str = "auto",
     devices: int = 1,
     strategy: str = "ddp",
+    logger: str | tuple[str, ...] | None = None,
     watch: Watcher | None = None,
 ) -> Run:
     """Goes on with a run where its last checkpoint stands, also with another number of processes.
@@ -140,7 +147,7 @@ def resume(
     check_strategy(strategy, devices, run.device)
     if run.finished:
         return run
-    watcher = watch or Watcher()
+    watcher = with_loggers(watch or Watcher(), logger)
     if devices > 1:
         return load(launched(resume, devices, watcher, folder, device=run.device, strategy=strategy), device=run.device)
     with joined(strategy, run.device) as world, locked(run.folder, world):
@@ -152,6 +159,7 @@ def resume(
         state = _read(home, trainer)
         course = _course(run.folder, config, trainer, data, watcher)
         _restore(course, state, run.folder)
+        watcher.opened(run.folder, config)
         return _train(run.folder, course, config["threads"], watcher)
 
 
@@ -232,7 +240,8 @@ def _plan(trainer: Trainer, settings: Settings) -> dict[str, Any]:
         trainer.planned = trainer.world.agreed(planned_rounds(each, settings.budget))
         # Scoring a row costs about as much as training on one: validation gets about a twentieth of the time.
         rows = max(32, int(0.05 * trainer.planned * trainer.observations / VALIDATIONS))
-    return {"planned": trainer.planned, "threads": threads, "validation_rows": min(rows, 2000)}
+    rows = settings.validation_rows or min(rows, 2000)
+    return {"planned": trainer.planned, "threads": threads, "validation_rows": rows}
 
 
 def _most_threads(world: World) -> int:
@@ -262,7 +271,8 @@ def _course(folder: Path, config: dict[str, Any], trainer: Trainer, data: Data, 
     course.restore = lambda: trainer.load(_read(home / GOOD, trainer))
     if world.leads:
         course.keep = lambda: share(home / STATE, home / f"step-{trainer.step:06d}.safetensors")
-    if Samples in capabilities(trainer.model) and (settings.budget or 0.0) >= 20 and world.leads and not world.sharded:
+    long = (settings.budget or 0.0) >= DRAW_BUDGET
+    if Samples in capabilities(trainer.model) and long and world.leads and not world.sharded:
         course.draw = _drawer(folder, config, trainer, data)
     return course
 

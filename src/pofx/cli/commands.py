@@ -90,15 +90,22 @@ def models_command(options: argparse.Namespace) -> int:
 
 def fit_command(options: argparse.Namespace) -> int:
     """Trains a model and says what came of it."""
-    named = ("command", "parser", "name", "model", "source", "json", "quiet", "out", "condition", "seed", "device",
-             "devices", "strategy")  # fmt: skip
-    given = {key: value for key, value in vars(options).items() if key not in named and value is not None}
-    run = fitting.fit(
-        options.model, options.source, out=options.out, condition=options.condition, seed=options.seed,
-        device=options.device, devices=options.devices, strategy=options.strategy, watch=Bar(quiet=options.quiet),
-        **given,
-    )  # fmt: skip
+    run = fitting.fit(**fit_arguments(options), watch=Bar(quiet=options.quiet))
     return _trained(run, options)
+
+
+def runs_command(options: argparse.Namespace) -> int:
+    """Lists the runs below a folder."""
+    from pofx.cli.listing import list_and_show
+
+    return list_and_show(options)
+
+
+def plan_command(options: argparse.Namespace) -> int:
+    """What a run will take, before it is begun."""
+    from pofx.cli.planning import plan_and_show
+
+    return plan_and_show(options)
 
 
 def resume_command(options: argparse.Namespace) -> int:
@@ -107,7 +114,7 @@ def resume_command(options: argparse.Namespace) -> int:
         _printer(options)(f"{options.run} is finished; nothing to do")
         return 0
     run = fitting.resume(
-        options.run, device=options.device, devices=options.devices, strategy=options.strategy,
+        options.run, device=options.device, devices=options.devices, strategy=options.strategy, logger=options.logger,
         watch=Bar(quiet=options.quiet),
     )  # fmt: skip
     return _trained(run, options)
@@ -230,6 +237,19 @@ def compare_command(options: argparse.Namespace) -> int:
     from pofx.cli.comparing import compare_and_show
 
     return compare_and_show(options)
+
+
+def fit_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """What ``fit`` takes, from the flags, on top of a file where one is given."""
+    not_its = ("command", "parser", "name", "json", "quiet", "config")
+    given = {key: value for key, value in vars(options).items() if key not in not_its and value is not None}
+    if options.config is None:
+        return given
+    from pofx.configs import fitting_arguments
+
+    if "source" not in given and "model" in given and given["model"] not in catalogue.entries():
+        given["source"] = given.pop("model")  # one word beside a file is the source, unless it is a model
+    return fitting_arguments(options.config, **given)
 
 
 def _trained(run: Run, options: argparse.Namespace) -> int:
