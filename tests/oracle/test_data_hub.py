@@ -130,7 +130,7 @@ def test_a_symbol_that_the_head_does_not_hold_is_the_unknown_one(texts, tmp_path
     monkeypatch.setattr(hub, "HEAD", 100)
     data = load(texts)
     reader = data.train.reader()
-    x = torch.cat([data.train.batch(reader.block(16))[0] for _ in range(18)])
+    x = torch.cat([data.train.batch(reader.block(16))[0] for _ in range(22)])
     assert int((x == data.domain.symbols.index("\N{REPLACEMENT CHARACTER}")).sum()) == 30
 
 

@@ -219,7 +219,7 @@ def _note(rows: int, condition: Classes | None, told: bool, request: Request) ->
 def _described(own: Sequence[str], cut: Sequence[str], each: int) -> str:
     made = [f"{name}: the first examples of its own split" for name in own]
     made += [f"{name}: {each:,} of the stream's first examples, which training passes over" for name in cut]
-    return "streamed; " + "; ".join(made)
+    return "; ".join(["streamed: training reads the rest in order, and its first are those that are counted", *made])
 
 
 def _identity(request: Request) -> str:
