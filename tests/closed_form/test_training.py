@@ -5,15 +5,13 @@ import math
 
 import pytest
 import torch
+from tiny import TRAINED, tiny_trainer
 from torch import nn
 
 from pofx import conditions
-from pofx.catalogue import entries
 from pofx.data.dataset import Rows
-from pofx.protocols import Adapts, Loss, Turn, capabilities
-from pofx.randomness import seeded_init, stream
-from pofx.testing import TINY, TWO_CLASSES
-from pofx.testing.specimens import tiny_data
+from pofx.protocols import Loss, Turn
+from pofx.randomness import stream
 from pofx.train.batches import Batches
 from pofx.train.ema import EMA
 from pofx.train.loop import Trainer, compiled
@@ -202,32 +200,14 @@ def test_settings_say_what_is_wrong(given, message):
         settings_from({}, given)
 
 
-def tiny_trainer(entry, kind, **settings):
-    """A trainer of a model's tiny form, by its own recipe."""
-    domain = TINY[kind][0]
-    x, c = tiny_data(domain, TWO_CLASSES)
-    with seeded_init(0):
-        model = entry.build(domain, condition=TWO_CLASSES, **entry.tiny[kind])
-    if Adapts in capabilities(model):
-        model.adapt(x, c, generator=stream(0, "adapt"))
-    chosen = settings_from(getattr(model, "recipe", {}), {"batch_size": 8, "steps": 30, **settings})
-    return Trainer(model.train(), Rows(x, c), chosen, planned=30, seed=1)
-
-
-TRAINED = [
-    pytest.param(entry, kind, id=f"{entry.name}-{kind}")
-    for entry in entries().values()
-    for kind in entry.domains
-    if entry.family != "baselines"
-]
 READS = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__")
 
 
-@pytest.mark.parametrize(("entry", "kind"), TRAINED)
+@pytest.mark.parametrize("case", TRAINED, ids="-".join)
 @pytest.mark.parametrize("optimiser", ["recipe's", "adamw", "sgd", "muon"])
-def test_a_round_reads_nothing_back_from_the_device(entry, kind, optimiser, monkeypatch):
+def test_a_round_reads_nothing_back_from_the_device(case, optimiser, monkeypatch):
     own = {} if optimiser == "recipe's" else {"optimiser": optimiser}
-    game = tiny_trainer(entry, kind, clip=1.0, ema=0.1, **own)
+    game = tiny_trainer(*case, clip=1.0, ema=0.1, **own)
 
     def refuse(name):
         read = getattr(torch.Tensor, name)
