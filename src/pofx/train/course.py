@@ -155,7 +155,8 @@ class Course:
     def _go_back(self) -> None:
         """To the last good checkpoint with a lower learning rate, at most ``TRIES`` times."""
         trainer, tries = self.trainer, sum(event["kind"] == "rollback" for event in self.events)
-        left, rate = trainer.step, trainer.settings.learning_rate * trainer.brake
+        left, brake = trainer.step, trainer.brake
+        rate = trainer.settings.learning_rate * brake
         self.restore()
         self.history = [row for row in self.history if row["step"] <= trainer.step]
         why = f"{PATIENCE} steps in a row before step {left} had a loss or gradient that was not finite"
@@ -166,6 +167,7 @@ class Course:
                 "outliers in the data"
             )
             self._event("stopped", line)
+            trainer.brake = brake
             self.save(False)
             raise Unusable(line)
         trainer.brake = BRAKE ** (tries + 1)
