@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pofx.errors import Unusable
+from pofx.files import sweep
 from pofx.train.watch import Watcher, stop_on_signals
 from pofx.train.world import World
 
@@ -18,6 +19,8 @@ LOCK = "lock"
 @contextmanager
 def locked(folder: Path, world: World) -> Iterator[None]:
     """Holds a run folder against other processes; a process that dies, however, holds nothing.
+
+    What a process that was killed left half-written there is swept up.
 
     Raises:
         Unusable: another process trains this run.
@@ -33,6 +36,8 @@ def locked(folder: Path, world: World) -> Iterator[None]:
             raise Unusable(f"{folder} is being trained by another process; wait for it, or stop it") from None
         except OSError as error:
             raise Unusable(f"{folder} cannot be written ({error.strerror}); mend its permissions") from None
+        sweep(folder)
+        sweep(folder / "checkpoint")
 
     world.led(take)
     try:

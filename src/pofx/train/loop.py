@@ -69,7 +69,8 @@ class Ledger:
         for name, values in columns.items():
             kept = [v for v, skipped in zip(values, bad) if not skipped]
             held = self.sums.setdefault(name, [0.0, 0])
-            held[0] += sum(kept)
+            for value in kept:  # one by one: the sum is then the same however many were read at once
+                held[0] += value
             held[1] += len(kept)
 
     def means(self) -> dict[str, float]:
@@ -292,16 +293,16 @@ class Trainer:
         """The inverse of ``state``: the next round is the one that would have come."""
         tensors, plain = state
         self.step, self.planned, self.brake = plain["step"], plain["planned"], plain["brake"]
-        self.model.load_state_dict(_under("model", tensors))
+        self.model.load_state_dict(under("model", tensors))
         for player in self.players:
             player.ledger.load(plain[f"ledger/{player.turn.player}"])
             for k, optimiser in enumerate(player.optimisers):
                 name = f"optimiser/{player.turn.player}/{k}"
-                load_state(optimiser, _under(name, tensors), _under(name, plain))
-        self.batches.load(_under("data", tensors), _under("data", plain))
+                load_state(optimiser, under(name, tensors), under(name, plain))
+        self.batches.load(under("data", tensors), under("data", plain))
         self.noise.set_state(tensors["noise/now"])
         if self.ema is not None:
-            self.ema.load(_under("ema", tensors))
+            self.ema.load(under("ema", tensors))
         self.groups = self._groups()
 
     def _groups(self) -> list[dict[str, Any]]:
@@ -344,6 +345,7 @@ def _prefixed(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
     return {f"{prefix}/{key}": value for key, value in values.items()}
 
 
-def _under(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+def under(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+    """What ``Trainer.state`` holds of one part, by its own names."""
     start = prefix + "/"
     return {key.removeprefix(start): value for key, value in values.items() if key.startswith(start)}
