@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BUDGET ?= 25s
 
-.PHONY: demo test docs bench clean
+.PHONY: demo test test-slow docs bench clean
 
 demo: .venv/installed  ## every family on scikit-learn's digits, in one report
 	$(BIN)/pofx compare digits --budget $(BUDGET)
@@ -15,6 +15,9 @@ test: .venv/installed-dev  ## lint, types, import contracts, all tests and docte
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+
+test-slow: .venv/installed-dev  ## the thorough forms: every model with every optimiser, 200 kills, 10,000 spoilt runs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 -m slow
 
 docs: .venv/installed-dev  ## build/docs/index.html, the examples executed
 	OMP_NUM_THREADS=1 $(BIN)/python docs/build.py build/docs

@@ -17,3 +17,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     options = sorted(known)
     close = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(options)}"
+
+
+def in_brief(error: BaseException) -> str:
+    """What an error of another library says, on one short line.
+
+    >>> in_brief(KeyError("step"))
+    "KeyError 'step'"
+    """
+    return " ".join(f"{type(error).__name__} {error}".split())[:160]

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pofx.errors import Unusable
+from pofx.errors import Unusable, in_brief
 
 OUT = "free space or choose another --out"
 
@@ -72,12 +72,18 @@ def write_json(path: Path, value: Mapping[str, Any], *, cure: str = OUT) -> None
 
 def read_json(path: Path) -> Any:
     """Reads JSON; a missing or broken file is named in one line."""
+    if not path.is_file():
+        raise Unusable(f"{path} is missing; give a run folder written by 'pofx fit'")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Unusable(f"{path} is missing; give a run folder written by 'pofx fit'") from None
-    except (OSError, ValueError) as error:
-        raise Unusable(f"{path} cannot be read as JSON ({error}); restore it or fit again") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise Unusable(f"{path} cannot be read as JSON ({in_brief(error)}); restore it or fit again") from None
+
+
+def sweep(folder: Path) -> None:
+    """Removes what a killed process left half-written in a folder. Call it where no other process writes there."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

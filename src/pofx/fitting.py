@@ -26,15 +26,15 @@ from pofx.train import checkpoint
 from pofx.train.course import VALIDATIONS, Course
 from pofx.train.health import duplicated
 from pofx.train.history import differences, write_history
-from pofx.train.launch import launched, locked
+from pofx.train.launch import LOCK, launched, locked
 from pofx.train.loggers import with_loggers
-from pofx.train.loop import Trainer, compiled
+from pofx.train.loop import Trainer, compiled, under
 from pofx.train.plan import fastest_threads, measured_round, planned_rounds, use_threads
 from pofx.train.settings import Settings, seconds, settings_from
 from pofx.train.sharding import forget_shards, load_shards, save_shards, spread, whole
 from pofx.train.validation import Validation
 from pofx.train.watch import Watcher, stop_on_signals
-from pofx.train.world import World, check_strategy, joined
+from pofx.world import World, check_strategy, joined
 
 DEFAULT_BUDGET = 120.0
 VALIDATION_ROWS, METER_ROWS = 256, 128
@@ -88,8 +88,8 @@ def fit(
     check_strategy(strategy, devices, device := chosen_device(device))
     if devices > 1:
         made = launched(
-            fit, devices, watcher, model, source, out=out, steps=steps, budget=budget, condition=condition, seed=seed,
-            device=device, strategy=strategy, data_seed=data_seed, **given,
+            _fitted, devices, watcher, model, source, out=out, steps=steps, budget=budget, condition=condition,
+            seed=seed, device=device, strategy=strategy, data_seed=data_seed, **given,
         )  # fmt: skip
         return load(made, device=device)
     with joined(strategy, device) as world:
@@ -149,18 +149,28 @@ def resume(
         return run
     watcher = with_loggers(watch or Watcher(), logger)
     if devices > 1:
-        return load(launched(resume, devices, watcher, folder, device=run.device, strategy=strategy), device=run.device)
+        launched(_resumed, devices, watcher, folder, device=run.device, strategy=strategy)
+        return load(folder, device=run.device)
     with joined(strategy, run.device) as world, locked(run.folder, world):
-        config, data, watcher = run.config, run.data, watcher if world.leads else Watcher()
-        home = run.folder / "checkpoint" / STATE
-        _refuse_changes(run.folder, checkpoint.plain_values(home).get("config"), config)
-        network = build(config, run.domain, run.condition).to(world.device)
-        trainer = _trainer(network, data, Settings(**config["settings"]), config, world, watcher)
-        state = _read(home, trainer)
+        config, watcher = run.config, watcher if world.leads else Watcher()
+        state = _read(run.folder / "checkpoint" / STATE)
+        network = run.untrained(state[1], under("model", state[0])).to(world.device)
+        with fitting_together(run.folder):
+            settings = Settings(**config["settings"])
+        data = run.data
+        trainer = _trainer(network, data, settings, config, world, watcher)
         course = _course(run.folder, config, trainer, data, watcher)
         _restore(course, state, run.folder)
         watcher.opened(run.folder, config)
         return _train(run.folder, course, config["threads"], watcher)
+
+
+def _fitted(*args: Any, **kwargs: Any) -> Path:
+    return fit(*args, **kwargs).folder
+
+
+def _resumed(*args: Any, **kwargs: Any) -> Path:
+    return resume(*args, **kwargs).folder
 
 
 def _sorted(entry: Entry, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -268,7 +278,7 @@ def _course(folder: Path, config: dict[str, Any], trainer: Trainer, data: Data, 
     course.watched = (x[:METER_ROWS], None if c is None else c[:METER_ROWS]) if trainer.players else None
     home = folder / "checkpoint"
     course.save = lambda good: _save(folder, config, course, good=good)
-    course.restore = lambda: trainer.load(_read(home / GOOD, trainer))
+    course.restore = lambda: trainer.load(_placed(_read(home / GOOD), trainer))
     if world.leads:
         course.keep = lambda: share(home / STATE, home / f"step-{trainer.step:06d}.safetensors")
     long = (settings.budget or 0.0) >= DRAW_BUDGET
@@ -349,27 +359,30 @@ def _save(folder: Path, config: dict[str, Any], course: Course, *, good: bool) -
         with trainer.weights():
             shown = whole(best or trainer.model.state_dict())
             if world.leads:
-                checkpoint.save(folder / "model.safetensors", shown)
+                checkpoint.save(folder / "model.safetensors", shown, {"config": config})
                 write_history(folder, course.history, course.events)
     if world.leads:
-        checkpoint.save(home / STATE, tensors, plain)
+        # The good one first: a process killed between the two goes on from the older, and comes here again.
+        checkpoint.save(home / (GOOD if good else STATE), tensors, plain)
         if good:
-            share(home / STATE, home / GOOD)
+            share(home / GOOD, home / STATE)
         if world.sharded:
-            forget_shards(
-                home, {checkpoint.plain_values(path).get("shards", "") for path in home.glob("*.safetensors")}
-            )
+            named = [checkpoint.plain_values(path).get("shards", "") for path in home.glob("*.safetensors")]
+            forget_shards(home, set(named))
     world.wait()
 
 
-def _read(path: Path, trainer: Trainer) -> checkpoint.State:
-    """A checkpoint, its tensors where the trainer's are; the states of generators live on the CPU."""
+def _read(path: Path) -> checkpoint.State:
+    """A checkpoint, whole, whatever number of processes wrote it."""
     tensors, plain = checkpoint.load(path)
-    if "shards" in plain:
-        tensors |= load_shards(path.parent / plain["shards"])
+    return (tensors | load_shards(path.parent / plain["shards"]) if "shards" in plain else tensors), plain
+
+
+def _placed(state: checkpoint.State, trainer: Trainer) -> checkpoint.State:
+    """A checkpoint with its tensors where the trainer's are; the states of generators live on the CPU."""
     states = ("data/before", "data/now", "noise/now")
-    tensors = {name: tensor if name in states else tensor.to(trainer.device) for name, tensor in tensors.items()}
-    return spread((tensors, plain), trainer.model) if trainer.world.sharded else (tensors, plain)
+    placed = {name: x if name in states else x.to(trainer.device) for name, x in state[0].items()}, state[1]
+    return spread(placed, trainer.model) if trainer.world.sharded else placed
 
 
 def _restore(course: Course, state: checkpoint.State, folder: Path) -> None:
@@ -378,29 +391,20 @@ def _restore(course: Course, state: checkpoint.State, folder: Path) -> None:
     Raises:
         Unusable: the checkpoint does not fit the run.
     """
-    tensors, plain = state
+    (tensors, plain), trainer = _placed(state, course.trainer), course.trainer
     with fitting_together(folder):
-        course.trainer.load(state)
-        course.seconds = plain["run"]["seconds"]
-        course.history, course.events = plain["history"], plain["events"]
+        if not 0 <= plain["step"] <= plain["planned"] <= plain["config"]["planned"]:
+            raise ValueError(f"step {plain['step']} of {plain['planned']}")
+        trainer.load((tensors, plain))
+        course.seconds = float(plain["run"]["seconds"])
+        course.history, course.events = list(plain["history"]), list(plain["events"])
         if course.validation is not None and plain["run"]["best_step"]:
-            best = {k.removeprefix("best/"): v for k, v in tensors.items() if k.startswith("best/")}
+            best = under("best", tensors)
+            if {name: x.shape for name, x in best.items()} != {k: x.shape for k, x in under("model", tensors).items()}:
+                raise ValueError("the best weights are not those of this model")
             course.validation.best = best
-            course.validation.best_step = plain["run"]["best_step"]
-            course.validation.best_value = plain["run"]["best_value"]
-
-
-def _refuse_changes(folder: Path, held: Any, config: dict[str, Any]) -> None:
-    """A run goes on as it began.
-
-    Raises:
-        Unusable: ``config.json`` is no longer what the checkpoint was made with; the differences are named.
-    """
-    changes = differences(held, config)
-    if changes:
-        raise Unusable(
-            f"{folder}/config.json was changed since the run began ({changes}); change it back, or fit a new run"
-        )
+            course.validation.best_step = int(plain["run"]["best_step"])
+            course.validation.best_value = float(plain["run"]["best_value"])
 
 
 def _folder(out: str | Path | None, model: str, source: str) -> Path:
@@ -429,11 +433,18 @@ def _made(folder: Path, config: dict[str, Any]) -> Path:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        if not folder.is_dir() or any(folder.iterdir()):
+        if not folder.is_dir() or {path.name for path in folder.iterdir()} - set(_begun(folder)):
             raise Unusable(f"{folder} exists, and a run is never overwritten; {_instead(folder, config)}") from None
     except OSError as error:
         raise Unusable(f"{folder} cannot be made ({error.strerror}); choose another --out") from None
     return folder
+
+
+def _begun(folder: Path) -> tuple[str, ...]:
+    """What may stand in a folder that a new run takes: nothing, or what was begun and killed before its first step."""
+    first = ("config.json", "split.safetensors", "checkpoint", LOCK)
+    left = tuple(path.name for path in folder.glob(".*.tmp"))
+    return () if (folder / "checkpoint" / STATE).exists() else (*first, *left)
 
 
 def _instead(folder: Path, config: dict[str, Any]) -> str:

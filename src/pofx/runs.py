@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 import pofx
 from pofx import data as sources
@@ -32,7 +33,7 @@ from pofx.conditions import Condition, condition_from_config, expand
 from pofx.data.dataset import Data
 from pofx.data.request import is_local
 from pofx.domains import Domain, domain_from_config
-from pofx.errors import Unusable, nearest
+from pofx.errors import Unusable, in_brief, nearest
 from pofx.evaluate.evaluation import evaluate
 from pofx.evaluate.likelihood import Scored, per_observation
 from pofx.evaluate.score import Score
@@ -42,13 +43,25 @@ from pofx.randomness import seeded_init
 from pofx.rendering import Sampled
 from pofx.samplers.chunks import sample_many
 from pofx.train import checkpoint
+from pofx.train.history import differences, short
+from pofx.train.launch import launched
 from pofx.train.plan import use_threads
 from pofx.train.watch import Watcher
+from pofx.world import check_strategy, joined
 
 FORMAT = 2
 CHUNK = 64
 STATE = "state.safetensors"  # the last checkpoint
 LEAST_SCORING = 5.0  # seconds, for what trains in no time
+SPARE = 2**16  # numbers that a model may make while it is built, besides those that its weights hold
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("model", "source", "origin"), str),
+    **dict.fromkeys(("arguments", "source_options", "domain", "data", "settings"), dict),
+    **dict.fromkeys(("seed", "data_seed"), int),
+    "condition": (dict, type(None)),
+}
+_MOST = {"planned": 10**12, "validation_rows": 10**9, "sample_chunk": 2**16, "threads": 2**10}
 
 
 class Run:
@@ -70,13 +83,12 @@ class Run:
                 f"{self.folder} is a run of format {written}, this pofx {pofx.__version__} reads format {FORMAT}; "
                 "use the version that wrote it or fit again"
             )
-        missing = [
-            key
-            for key in ("model", "arguments", "origin", "domain", "settings", "seed", "data_seed")
-            if key not in self.config
-        ]
-        if missing:
-            raise Unusable(f"{self.folder}/config.json lacks {', '.join(missing)}; restore it or fit again")
+        wrong = [key for key in (*_KINDS, *_MOST) if not _is_well_formed(self.config, key)]
+        if wrong:
+            raise Unusable(
+                f"{self.folder}/config.json has no usable {', '.join(wrong)} "
+                f"(got {', '.join(short(self.config.get(key)) for key in wrong)}); restore it or fit again"
+            )
 
     @property
     def name(self) -> str:
@@ -86,27 +98,47 @@ class Run:
     @cached_property
     def domain(self) -> Domain:
         """What one observation is."""
-        return domain_from_config(self.config["domain"])
+        with fitting_together(self.folder):
+            return domain_from_config(self.config["domain"])
 
     @cached_property
     def condition(self) -> Condition | None:
         """The meaning of the condition, or None."""
-        return condition_from_config(self.config.get("condition"))
+        with fitting_together(self.folder):
+            return condition_from_config(self.config["condition"])
 
     @cached_property
     def model(self) -> Any:
         """The model with the weights that are scored and sampled."""
-        model = build(self.config, self.domain, self.condition)
-        tensors, _ = checkpoint.load(self.folder / "model.safetensors")
-        load_weights(model, tensors, self.folder)
+        tensors, plain = checkpoint.load(self.folder / "model.safetensors")
+        model = self.untrained(plain, tensors)
+        with fitting_together(self.folder):
+            model.load_state_dict(tensors)
         return model.to(self.device).eval()
+
+    def untrained(self, plain: dict[str, Any], weights: dict[str, Tensor]) -> Any:
+        """The model as it was before training, to take ``weights`` saved with the plain values beside them.
+
+        Raises:
+            Unusable: ``config.json`` is no longer what they were saved with, or asks for other weights.
+        """
+        changes = differences(plain.get("config"), self.config)
+        if changes:
+            raise Unusable(
+                f"{self.folder}/config.json was changed since the run began ({changes}); change it back, or fit a new "
+                "run"
+            )
+        with fitting_together(self.folder):
+            _rehearse(self.config, self.domain, self.condition, weights)
+            return build(self.config, self.domain, self.condition)
 
     @cached_property
     def data(self) -> Data:
         """The data of the run, loaded again; refused if they are no longer the same."""
         config = self.config
-        data = sources.load(config["origin"], seed=config["data_seed"], **config["source_options"])
-        if data.fingerprint() != config["data"]["fingerprint"]:
+        with fitting_together(self.folder):
+            data = sources.load(config["origin"], seed=config["data_seed"], **config["source_options"])
+        if data.fingerprint() != config["data"].get("fingerprint"):
             raise Unusable(
                 f"{config['source']} has changed since {self.folder} was fitted (its fingerprint differs); "
                 "restore the data or fit again"
@@ -119,7 +151,7 @@ class Run:
         path = self.folder / "history.csv"
         if not path.exists():
             return []
-        with open(path, newline="", encoding="utf-8") as file:
+        with fitting_together(self.folder), open(path, newline="", encoding="utf-8") as file:
             return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
 
     @property
@@ -129,7 +161,8 @@ class Run:
         if not path.exists():
             return []
         with fitting_together(self.folder):
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            events = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+            return [event | {key: event[key] for key in ("kind", "step", "line")} for event in events]
 
     @cached_property
     def progress(self) -> dict[str, Any]:
@@ -140,7 +173,7 @@ class Run:
     @property
     def threads(self) -> int:
         """Threads that the run computes with."""
-        return int(self.config.get("threads", torch.get_num_threads()))
+        return int(self.config["threads"])
 
     @property
     def finished(self) -> bool:
@@ -171,21 +204,35 @@ class Run:
         self.require(Samples, "sample")
         _check_names(self.model.sample, settings, f"{self.name}'s sampler")
         c = self.rows(condition)
-        chunk = self.config.get("sample_chunk", CHUNK)
         with use_threads(self.threads):
-            x = sample_many(self.model, n, c, seed=seed, chunk=chunk, device=self.device, **settings)
+            x = sample_many(
+                self.model, n, c, seed=seed, chunk=self.config["sample_chunk"], device=self.device, **settings
+            )
         return Sampled(x, self.domain, c)
 
     def evaluate(
-        self, split: str = "test", *, seconds: float | None = None, seed: int = 0, watch: Watcher | None = None
+        self,
+        split: str = "test",
+        *,
+        seconds: float | None = None,
+        seed: int = 0,
+        devices: int = 1,
+        watch: Watcher | None = None,
     ) -> list[Score]:
-        """Scores on a split, each with kind and unit; together they take at most ``seconds`` (the training time)."""
+        """Scores on a split, each with kind and unit; together they take at most ``seconds`` (the training time).
+
+        Several ``devices``, or the processes of ``torchrun``, share the rows to score and the samples to draw.
+        """
+        check_strategy("ddp", devices, self.device)
         limit = max(LEAST_SCORING, self.train_seconds) if seconds is None else seconds
-        said = (watch or Watcher()).said
-        with use_threads(self.threads):
-            return evaluate(
-                self.model, self.data, split=split, seconds=limit, seed=seed, device=self.device, watch=said
-            )
+        watcher = watch or Watcher()
+        given: dict[str, Any] = {"split": split, "seconds": limit, "seed": seed}
+        if devices > 1:
+            return launched(_evaluated, devices, watcher, self.folder, device=self.device, **given)
+        with joined("ddp", self.device) as world, use_threads(self.threads):
+            said = watcher.said if world.leads else Watcher().said
+            model = self.model.to(world.device)
+            return evaluate(model, self.data, device=world.device, watch=said, world=world, **given)
 
     def score(
         self, x: Tensor, condition: Tensor | None = None, *, samples: int = 100, steps: int = 40, seed: int = 0
@@ -216,6 +263,10 @@ class Run:
         if protocol not in capabilities(self.model):
             can = ", ".join(sorted(p.__name__.lower() for p in capabilities(self.model)))
             raise Unusable(f"{self.name} cannot {verb}; it {can}")
+
+
+def _evaluated(folder: Path, *, device: str, **given: Any) -> list[Score]:
+    return load(folder, device=device).evaluate(**given)
 
 
 def load(folder: str | Path, *, device: str = "cpu") -> Run:
@@ -268,22 +319,48 @@ def fitting_together(folder: Path) -> Iterator[None]:
     """Files of a run that are whole, but not of one run, are refused in one line."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        if isinstance(error, Unusable):
-            raise
-        reason = " ".join(f"{type(error).__name__} {error}".split())[:160]
-        raise Unusable(f"the files in {folder} do not fit each other ({reason}); restore them or fit again") from None
-
-
-def load_weights(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Weights into a model; those that do not fit are refused in one line."""
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:160]
+    except Unusable:
+        raise
+    except Exception as error:  # of any kind: by what is wrong with them, they fail in any place
         raise Unusable(
-            f"the weights in {folder} do not fit its config.json ({reason}); restore it or fit again"
+            f"the files in {folder} do not fit each other ({in_brief(error)}); restore them or fit again"
         ) from None
+
+
+def _is_well_formed(config: dict[str, Any], key: str) -> bool:
+    value = config.get(key)
+    if key in _KINDS:
+        return key in config and isinstance(value, _KINDS[key])
+    return isinstance(value, int) and (0 if key == "planned" else 1) <= value <= _MOST[key]
+
+
+def _rehearse(config: dict[str, Any], domain: Domain, condition: Condition | None, weights: dict[str, Tensor]) -> None:
+    """Builds a model without memory for its numbers: one that asks for more than its weights hold is never built.
+
+    Raises:
+        ValueError: it does, or its parameters have other names or shapes.
+    """
+    held = sum(tensor.numel() for tensor in weights.values())
+    room = 2 * held + SPARE  # tied weights are counted at each place, replaced ones too
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal room
+        room -= parameter.numel() if parameter is not None and parameter.is_meta else 0
+        if room < 0:
+            raise ValueError("config.json asks for more weights than there are")
+
+    counting = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            model = build(config, domain, condition)
+    finally:
+        counting.remove()
+    asked = {(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()}
+    differing = asked - {(name, tuple(tensor.shape)) for name, tensor in weights.items()}
+    if differing:
+        raise ValueError(f"there are no such weights as config.json asks for: {sorted(differing)[:3]}")
+    if sum(tensor.numel() for tensor in model.state_dict().values()) > held:
+        raise ValueError("config.json asks for more numbers than there are")
 
 
 def _check_names(method: Callable[..., Any], settings: dict[str, Any], what: str) -> None:

@@ -61,7 +61,13 @@ class Batches:
         return {"before": self.before, "now": self.generator.get_state()}, {"position": self.position}
 
     def load(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-        """The inverse of ``state``."""
+        """The inverse of ``state``.
+
+        Raises:
+            ValueError: the position lies outside the epoch.
+        """
+        if not 0 <= plain["position"] <= len(self.order):
+            raise ValueError(f"position {plain['position']} of {len(self.order)}")
         self.generator.set_state(tensors["before"])
         self._shuffle()
         self.generator.set_state(tensors["now"])

@@ -43,7 +43,7 @@ class Course:
         budget: seconds that the plan was made for, or None.
         seconds: spent before, in a resumed run.
         history: a row each time that losses are read.
-        events: what happened besides: "skipped", "rollback", "stopped", "alarm", each with ``step`` and ``line``.
+        events: what happened besides: "rollback", "stopped", "alarm", each with ``step`` and ``line``.
     """
 
     trainer: Trainer
@@ -153,18 +153,14 @@ class Course:
         return self.trainer.latest() | {k: v for k, v in measured.items() if k == "validation"}
 
     def _is_lost(self) -> bool:
-        """Whether too many steps in a row were skipped; the first skipped step is said."""
-        streak = self.trainer.streak()
-        if self.trainer.skipped and not any(event["kind"] == "skipped" for event in self.events):
-            self._event(
-                "skipped", f"by step {self.trainer.step} a loss or gradient was not finite; its step is skipped"
-            )
-        return streak >= PATIENCE
+        """Whether too many steps in a row were skipped."""
+        return self.trainer.streak() >= PATIENCE
 
     def _go_back(self) -> None:
         """To the last good checkpoint with a lower learning rate, at most ``TRIES`` times."""
         trainer, tries = self.trainer, sum(event["kind"] == "rollback" for event in self.events)
-        left, rate = trainer.step, trainer.settings.learning_rate * trainer.brake
+        left, brake = trainer.step, trainer.brake
+        rate = trainer.settings.learning_rate * brake
         self.restore()
         self.history = [row for row in self.history if row["step"] <= trainer.step]
         why = f"{PATIENCE} steps in a row before step {left} had a loss or gradient that was not finite"
@@ -175,6 +171,7 @@ class Course:
                 "outliers in the data"
             )
             self._event("stopped", line)
+            trainer.brake = brake
             self.save(False)
             raise Unusable(line)
         trainer.brake = BRAKE ** (tries + 1)

@@ -46,6 +46,8 @@ class EMA:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of ``tensors``."""
         for i, tensor in enumerate(self.average):
+            if tensors[str(i)].shape != tensor.shape:
+                raise ValueError(f"average {i} has another shape than its weight")
             tensor.copy_(tensors[str(i)])
 
     @torch.no_grad()

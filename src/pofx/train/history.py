@@ -41,9 +41,10 @@ def _changes(held: Any, asked: Any, name: str) -> list[str]:
         keys = dict.fromkeys([*held, *asked])
         below = (_changes(held.get(k), asked.get(k), f"{name}.{k}" if name else k) for k in keys)
         return [change for changes in below for change in changes]
-    return [] if held == asked else [f"{name} {_short(held)} -> {_short(asked)}"]
+    return [] if held == asked else [f"{name} {short(held)} -> {short(asked)}"]
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as Python writes it, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pofx.errors import Unusable
+from pofx.files import sweep
 from pofx.train.watch import Watcher, stop_on_signals
-from pofx.train.world import World
+from pofx.world import World
 
 LOCK = "lock"
 
@@ -18,6 +19,8 @@ LOCK = "lock"
 @contextmanager
 def locked(folder: Path, world: World) -> Iterator[None]:
     """Holds a run folder against other processes; a process that dies, however, holds nothing.
+
+    What a process that was killed left half-written there is swept up.
 
     Raises:
         Unusable: another process trains this run.
@@ -33,6 +36,8 @@ def locked(folder: Path, world: World) -> Iterator[None]:
             raise Unusable(f"{folder} is being trained by another process; wait for it, or stop it") from None
         except OSError as error:
             raise Unusable(f"{folder} cannot be written ({error.strerror}); mend its permissions") from None
+        sweep(folder)
+        sweep(folder / "checkpoint")
 
     world.led(take)
     try:
@@ -47,8 +52,8 @@ def speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def launched(call: Callable[..., Any], devices: int, watcher: Watcher, *args: Any, **kwargs: Any) -> str:
-    """``call(*args, watch=watcher, **kwargs)`` in ``devices`` processes that train together; the folder of their run.
+def launched(call: Callable[..., Any], devices: int, watcher: Watcher, *args: Any, **kwargs: Any) -> Any:
+    """``call(*args, watch=watcher, **kwargs)`` in ``devices`` processes that work together; what it gives the leader.
 
     The processes are PyTorch's (``torch.multiprocessing``), started afresh; Ctrl-C and SIGTERM reach all of them.
 
@@ -75,7 +80,7 @@ def launched(call: Callable[..., Any], devices: int, watcher: Watcher, *args: An
         raise Unusable(value)
     if kind == "interrupted":
         raise KeyboardInterrupt
-    return str(value)
+    return value
 
 
 def _work(
@@ -91,7 +96,7 @@ def _work(
     """One of the processes."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "POFX_MEETING": meeting}
     try:
-        result = ("run", str(call(*args, watch=watcher, **kwargs).folder))
+        result = ("done", call(*args, watch=watcher, **kwargs))
     except Unusable as error:
         result = ("unusable", str(error))
     except KeyboardInterrupt:

@@ -21,13 +21,12 @@ from pofx.train.batches import batches_of
 from pofx.train.batchnorm import synchronise
 from pofx.train.checkpoint import State
 from pofx.train.ema import EMA
+from pofx.train.ledger import BAD, Ledger
 from pofx.train.optimisers import load_state, optimisers_for, state_of, step
 from pofx.train.schedule import rate
 from pofx.train.settings import Settings
 from pofx.train.sharding import shard, whole
-from pofx.train.world import ALONE, World, loss_of
-
-BAD = "bad"  # what a ledger calls a step that was skipped
+from pofx.world import ALONE, World
 
 
 def turns_of(model: Any) -> tuple[Turn, ...]:
@@ -40,59 +39,26 @@ def turns_of(model: Any) -> tuple[Turn, ...]:
     return ()
 
 
-class Ledger:
-    """What a player's steps gave: kept on the device, read together, averaged over the steps that were not skipped."""
+class _Move(nn.Module):
+    """One player's loss as a module of that player's parameters: what the engine wraps."""
 
-    def __init__(self) -> None:
-        self.unread: dict[str, list[Tensor]] = {}
-        self.sums: dict[str, list[float]] = {}  # name -> [sum, count]
-        self.streak = self.skipped = 0
+    def __init__(self, turn: Turn) -> None:
+        super().__init__()
+        self.turn = turn
+        self.own = nn.ParameterList(turn.parameters)
 
-    def add(self, name: str, value: Tensor) -> None:
-        """One step's value of one name; nothing is computed."""
-        self.unread.setdefault(name, []).append(value.detach())
+    def forward(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Loss:
+        return self.turn.loss(x, condition, generator=generator)
 
-    def read(self) -> None:
-        """Waits for the device, once."""
-        if not self.unread:
-            return
-        names, lists = list(self.unread), list(self.unread.values())
-        rows = torch.cat([torch.stack(values).double() for values in lists]).tolist()
-        columns: dict[str, list[float]] = {}
-        for name, taken in zip(names, lists):
-            columns[name], rows = rows[: len(taken)], rows[len(taken) :]
-        self.unread.clear()
-        bad = columns.pop(BAD)
-        for skipped in bad:
-            self.streak = self.streak + 1 if skipped else 0
-        self.skipped += round(sum(bad))
-        for name, values in columns.items():
-            kept = [v for v, skipped in zip(values, bad) if not skipped]
-            held = self.sums.setdefault(name, [0.0, 0])
-            held[0] += sum(kept)
-            held[1] += len(kept)
 
-    def means(self) -> dict[str, float]:
-        """Mean of each name since the last call."""
-        self.read()
-        means = {name: total / count for name, (total, count) in self.sums.items() if count}
-        self.sums.clear()
-        return means
+def loss_of(turn: Turn, world: World) -> Any:
+    """``(x, condition, generator) -> Loss``; the gradients that follow are averaged over the processes."""
+    move = _Move(turn)
+    if world.size == 1 or world.sharded:  # sharded weights average their own gradients
+        return move.forward
+    from torch.nn.parallel import DistributedDataParallel
 
-    def latest(self) -> dict[str, float]:
-        """The last step's values, for a bar; nothing changes."""
-        return {name: float(values[-1]) for name, values in self.unread.items() if name != BAD}
-
-    def state(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
-        self.read()
-        return {"sums": self.sums, "streak": self.streak, "skipped": self.skipped}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state``."""
-        self.unread.clear()
-        self.sums = {name: list(held) for name, held in state["sums"].items()}
-        self.streak, self.skipped = state["streak"], state["skipped"]
+    return DistributedDataParallel(move)
 
 
 class Player:
@@ -292,16 +258,16 @@ class Trainer:
         """The inverse of ``state``: the next round is the one that would have come."""
         tensors, plain = state
         self.step, self.planned, self.brake = plain["step"], plain["planned"], plain["brake"]
-        self.model.load_state_dict(_under("model", tensors))
+        self.model.load_state_dict(under("model", tensors))
         for player in self.players:
             player.ledger.load(plain[f"ledger/{player.turn.player}"])
             for k, optimiser in enumerate(player.optimisers):
                 name = f"optimiser/{player.turn.player}/{k}"
-                load_state(optimiser, _under(name, tensors), _under(name, plain))
-        self.batches.load(_under("data", tensors), _under("data", plain))
+                load_state(optimiser, under(name, tensors), under(name, plain))
+        self.batches.load(under("data", tensors), under("data", plain))
         self.noise.set_state(tensors["noise/now"])
         if self.ema is not None:
-            self.ema.load(_under("ema", tensors))
+            self.ema.load(under("ema", tensors))
         self.groups = self._groups()
 
     def _groups(self) -> list[dict[str, Any]]:
@@ -344,6 +310,7 @@ def _prefixed(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
     return {f"{prefix}/{key}": value for key, value in values.items()}
 
 
-def _under(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+def under(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+    """What ``Trainer.state`` holds of one part, by its own names."""
     start = prefix + "/"
     return {key.removeprefix(start): value for key, value in values.items() if key.startswith(start)}

@@ -90,9 +90,19 @@ def state_of(optimiser: Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, A
 
 
 def load_state(optimiser: Optimizer, tensors: dict[str, torch.Tensor], plain: dict[str, Any]) -> None:
-    """The inverse of ``state_of``."""
+    """The inverse of ``state_of``.
+
+    Raises:
+        ValueError: it is another optimiser's, or other weights'; fused kernels would not notice.
+    """
     state: dict[int, dict[str, Any]] = {}
     for name, value in (*tensors.items(), *plain.items()):
         index, _, key = name.partition("/")
         state.setdefault(int(index), {})[key] = value
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    names = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimiser, (Adam, AdamW)) else {"momentum_buffer"}
+    for i, entry in state.items():
+        shapes = {tuple(v.shape) for key, v in entry.items() if torch.is_tensor(v) and key != "step"}
+        if entry.keys() != names or shapes - {tuple(parameters[i].shape)}:
+            raise ValueError(f"the optimiser's state {i} does not fit its weights")
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
