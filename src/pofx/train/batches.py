@@ -115,12 +115,18 @@ class StreamedBatches:
         return tensors, {"position": self.position, "place": self.place}
 
     def load(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-        """The inverse of ``state``; a block that is already here is not read again."""
+        """The inverse of ``state``; a block that is already here is not read again.
+
+        Raises:
+            ValueError: the position lies outside the block.
+        """
         before, rest = tensors["before"], tensors["rest"].cpu()
         if plain["place"] != self.place or not before.equal(self.before) or not rest.equal(self.rest):
             self.generator.set_state(before)
             self.reader.load(rest, plain["place"])
             self._read()
+        if not 0 <= plain["position"] <= len(self.block):
+            raise ValueError(f"position {plain['position']} of {len(self.block)}")
         self.generator.set_state(tensors["now"])
         self.position = plain["position"]
 
