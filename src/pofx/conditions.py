@@ -43,10 +43,10 @@ class Classes:
         return ()
 
     def check(self, c: Tensor) -> Tensor:
-        """Returns c, or says in one line what is wrong with it."""
+        """Returns c, or says in one line what is wrong with it; values on a GPU are not looked at."""
         if c.dtype != torch.int64 or c.ndim != 1:
             raise Unusable(f"classes are int64 of shape (B,), got {c.dtype} of shape {tuple(c.shape)}")
-        if c.numel() and not (0 <= int(c.min()) and int(c.max()) <= self.count):
+        if _at_hand(c) and c.numel() and not (0 <= int(c.min()) and int(c.max()) <= self.count):
             raise Unusable(
                 f"classes lie in 0 to {self.count - 1} ({self.count}: none), got {int(c.min())} to {int(c.max())}"
             )
@@ -168,6 +168,11 @@ class TextCondition(_Exemplified):
     def text(self, row: Tensor) -> str:
         """The text of one row."""
         return "".join(self.names[int(i) - 1] for i in row if int(i) > 0)
+
+
+def _at_hand(c: Tensor) -> bool:
+    """Whether values can be read without waiting for a device, which every step of training would do."""
+    return c.device.type == "cpu"
 
 
 Condition = Classes | VectorCondition | TextCondition | ImageCondition

@@ -31,6 +31,7 @@ from pofx import data as sources
 from pofx.catalogue import find
 from pofx.conditions import Condition, condition_from_config, expand
 from pofx.data.dataset import Data
+from pofx.data.request import is_local
 from pofx.domains import Domain, domain_from_config
 from pofx.errors import Unusable, in_brief, nearest
 from pofx.evaluate.evaluation import evaluate
@@ -279,6 +280,10 @@ def load(folder: str | Path, *, device: str = "cpu") -> Run:
 
 def lasting(source: str) -> str:
     """A source that means the same from any folder: an absolute path, or a name that no path can shadow."""
+    if source.startswith(sources.STREAM):
+        path, colon, options = source.removeprefix(sources.STREAM).partition(":")
+        place = str(Path(path).expanduser().absolute()) if is_local(path) else path
+        return sources.STREAM + place + colon + options
     path, colon, options = source.partition(":")
     if Path(path).expanduser().exists():
         return str(Path(path).expanduser().resolve()) + colon + options

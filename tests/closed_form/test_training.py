@@ -1,11 +1,14 @@
 """The loop, its averages, schedules and state, against things computed by hand."""
 
+import inspect
 import math
 
 import pytest
 import torch
+from tiny import TRAINED, tiny_trainer
 from torch import nn
 
+from pofx import conditions
 from pofx.data.dataset import Rows
 from pofx.protocols import Loss, Turn
 from pofx.randomness import stream
@@ -195,3 +198,32 @@ def test_times_that_are_none(text):
 def test_settings_say_what_is_wrong(given, message):
     with pytest.raises(ValueError, match=message):
         settings_from({}, given)
+
+
+READS = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__")
+
+
+@pytest.mark.parametrize("case", TRAINED, ids="-".join)
+@pytest.mark.parametrize("optimiser", ["recipe's", "adamw", "sgd", "muon"])
+def test_a_round_reads_nothing_back_from_the_device(case, optimiser, monkeypatch):
+    own = {} if optimiser == "recipe's" else {"optimiser": optimiser}
+    game = tiny_trainer(*case, clip=1.0, ema=0.1, **own)
+
+    def refuse(name):
+        read = getattr(torch.Tensor, name)
+
+        def refused(self, *arguments):
+            if any("torch/optim" in frame.filename for frame in inspect.stack(0)):  # torch's own, on its own counters
+                return read(self, *arguments)
+            raise AssertionError(f"Tensor.{name} waits for the device")
+
+        return refused
+
+    monkeypatch.setattr(conditions, "_at_hand", lambda c: False)  # as on a GPU
+    for name in READS:
+        monkeypatch.setattr(torch.Tensor, name, refuse(name))
+    for _ in range(2):
+        game.round()
+    monkeypatch.undo()
+    assert not game.streak()
+    assert game.step == 2

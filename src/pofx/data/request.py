@@ -1,5 +1,6 @@
 """What the user asks of a source: ``NAME-or-PATH[:option[,option=value]...]`` and keywords beside it, checked."""
 
+import glob
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -26,6 +27,9 @@ class Options:
         drop: columns of a table to leave out.
         limit: keep this many training observations.
         mapped: read through a map of the cache, however small the source is; a large one is without being asked.
+        column: of a streamed set, the pictures or texts.
+        config: of a streamed set, which of its subsets.
+        revision: of a streamed set on the hub, a branch, tag or commit.
     """
 
     size: int | None = None
@@ -39,6 +43,9 @@ class Options:
     drop: tuple[str, ...] = ()
     limit: int | None = None
     mapped: bool = False
+    column: str | None = None
+    config: str | None = None
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -122,6 +129,11 @@ class Request:
         return Path(self.place).expanduser()
 
 
+def is_local(place: str) -> bool:
+    """Whether the place of a streamed set is a path or a pattern here, rather than a name of the hub."""
+    return bool(glob.glob(str(Path(place).expanduser())))
+
+
 def parse(text: str) -> dict[str, Any]:
     """``binary,levels=2`` to ``{"binary": True, "levels": 2}``.
 
@@ -182,4 +194,7 @@ _PARSERS: dict[str, Callable[[str, str | None], Any]] = {
     "drop": _words,
     "limit": _whole,
     "mapped": _flag,
+    "column": _word,
+    "config": _word,
+    "revision": _word,
 }

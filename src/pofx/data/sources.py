@@ -15,7 +15,7 @@ from pofx.errors import Unusable, nearest
 _PICTURES = ("size", "levels", "binary", "limit")
 _TEXT = ("length", "encoding", "vocabulary", "records", "limit", "mapped")
 _TABLE = ("drop", "limit")
-FORCE = "name:"
+FORCE, STREAM = "name:", "hf:"
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,11 @@ _PICTURE_FOLDER = _Source("a folder of pictures", "pictures:read_folder", (*_PIC
 _TEXT_FOLDER = _Source("a folder of texts", "text:read_text_folder", _TEXT)
 _TEXT_FILE = _Source("a text", "text:read_text", _TEXT)
 _SHARDS = _Source("tar shards of pictures", "shards:read_shards", ("size", "levels", "limit"))
+_STREAMED = _Source(
+    "a streamed set",
+    "hub:read_hub",
+    ("size", "levels", "length", "encoding", "vocabulary", "drop", "column", "config", "revision"),
+)
 _BY_SUFFIX: dict[str, _Source] = {
     ".npy": _Source("an array", "arrays:read_arrays", (*_PICTURES, "length")),
     ".npz": _Source("arrays", "arrays:read_arrays", _PICTURES),
@@ -113,7 +118,8 @@ def load(
 
     Args:
         source: ``NAME-or-PATH[:option[,option=value]...]``, e.g. ``mnist:binary`` or ``photos/:size=32``; an existing
-            path wins over a named set, and ``name:NAME`` forces the named one.
+            path wins over a named set, and ``name:NAME`` forces the named one. ``hf:NAME`` streams a set of the Hugging
+            Face hub, ``hf:PATH`` a folder, file or pattern that the library ``datasets`` reads.
         seed: of the split, where the source has none, and of what is drawn.
         condition: "none", "class", "text", or a column of a table.
         size: pixels a side, after a crop to the centre square.
@@ -194,6 +200,9 @@ def _find(source: str) -> tuple[_Source, str, str]:
         if name not in _NAMED:
             raise Unusable(f"there is no named set {name!r}{nearest(name, _NAMED)}")
         return _NAMED[name], name, written
+    if source.startswith(STREAM):
+        place, _, written = source.removeprefix(STREAM).partition(":")
+        return _STREAMED, place, written
     for end in (len(source), *(i for i in range(len(source) - 1, 0, -1) if source[i] == ":")):
         if source[:end] and Path(source[:end]).expanduser().exists():
             return _of_path(Path(source[:end]).expanduser()), source[:end], source[end + 1 :]

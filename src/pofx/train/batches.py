@@ -1,4 +1,4 @@
-"""Batches in a new order each epoch, resumable at any place."""
+"""Batches in a new order each epoch, or block by block of a stream; resumable at any place."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from torch import Tensor
 from pofx.data.dataset import Batch, Part
 from pofx.data.maps import OnDisk
 from pofx.data.order import shuffled
+from pofx.data.streamed import Streamed
 from pofx.randomness import Shared
 
 
@@ -71,3 +72,63 @@ class Batches:
         self._shuffle()
         self.generator.set_state(tensors["now"])
         self.position = plain["position"]
+
+
+class StreamedBatches:
+    """Endless batches of a stream: a block of its rows is read and shuffled, then the next.
+
+    Rows are decoded when their batch is taken, by the process that takes them. On resume the block is read again.
+
+    Args:
+        part: on its device.
+        size: observations per batch.
+        generator: on the CPU; it draws the order of each block.
+        pieces: which of how many equal pieces of each batch are taken here, one after the other.
+    """
+
+    def __init__(
+        self, part: Streamed, size: int, generator: torch.Generator, pieces: tuple[range, int] = (range(1), 1)
+    ) -> None:
+        self.part, self.size, self.generator = part, size, generator
+        self.mine, self.pieces = pieces
+        self.reader = part.reader()
+        self._read()
+
+    def next(self) -> list[Batch]:
+        """This process's pieces of the next batch: observations and condition rows."""
+        if self.position == len(self.block):
+            self._read()
+        start, share = self.position, self.size // self.pieces
+        self.position += self.size
+        return [self.part.batch(self.block[start + piece * share : start + (piece + 1) * share]) for piece in self.mine]
+
+    def _read(self) -> None:
+        self.before = self.generator.get_state()
+        self.rest, self.place = self.reader.state()
+        rows = self.reader.block(self.size)
+        self.block = [rows[i] for i in torch.randperm(len(rows), generator=self.generator).tolist()]
+        self.position = 0
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a checkpoint holds: where the block began, and the place in it."""
+        tensors = {"before": self.before, "now": self.generator.get_state(), "rest": self.rest}
+        return tensors, {"position": self.position, "place": self.place}
+
+    def load(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+        """The inverse of ``state``; a block that is already here is not read again."""
+        before, rest = tensors["before"], tensors["rest"].cpu()
+        if plain["place"] != self.place or not before.equal(self.before) or not rest.equal(self.rest):
+            self.generator.set_state(before)
+            self.reader.load(rest, plain["place"])
+            self._read()
+        self.generator.set_state(tensors["now"])
+        self.position = plain["position"]
+
+
+def batches_of(
+    part: Part, size: int, generator: torch.Generator, device: torch.device, pieces: tuple[range, int]
+) -> Batches | StreamedBatches:
+    """Batches of a part that is indexed, or of one that is read in order."""
+    if isinstance(part, Streamed):
+        return StreamedBatches(part, size, generator, pieces)
+    return Batches(part, size, generator, device, pieces)

@@ -17,7 +17,7 @@ from pofx.data.dataset import Batch, Part
 from pofx.errors import Unusable
 from pofx.protocols import Learns, Loss, Plays, Progress, Turn, capabilities
 from pofx.randomness import Shared, stream
-from pofx.train.batches import Batches
+from pofx.train.batches import batches_of
 from pofx.train.batchnorm import synchronise
 from pofx.train.checkpoint import State
 from pofx.train.ema import EMA
@@ -171,7 +171,7 @@ class Trainer:
         if world.sharded:
             shard(model)
         self.players = [Player(turn, model, settings, world) for turn in turns_of(model)]
-        self.batches = Batches(part, size, stream(seed, "data"), device, (self.mine, self.pieces))
+        self.batches = batches_of(part, size, stream(seed, "data"), device, (self.mine, self.pieces))
         self.noise = stream(seed, "noise", device=device)
         self.ema = EMA(model, settings.ema) if settings.ema and self.players else None
         self.groups = self._groups()

@@ -62,12 +62,14 @@ def measured_round(trainer: Trainer, *, seconds: float, best: float = float("inf
 
 @contextmanager
 def undone(trainer: Trainer) -> Iterator[None]:
-    """What is trained inside the block leaves no trace."""
+    """What is trained inside the block leaves no trace, also where it fails."""
     tensors, plain = trainer.state()
     before = {name: tensor.clone() for name, tensor in tensors.items()}, plain
-    yield
-    _forget(trainer)
-    trainer.load(before)
+    try:
+        yield
+    finally:
+        _forget(trainer)
+        trainer.load(before)
 
 
 def _timed(trainer: Trainer) -> float:
