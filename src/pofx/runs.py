@@ -307,7 +307,7 @@ def _is_well_formed(config: dict[str, Any], key: str) -> bool:
     value = config.get(key)
     if key in _KINDS:
         return key in config and isinstance(value, _KINDS[key])
-    return isinstance(value, int) and (0 if key == "planned" else 1) <= value <= _MOST[key]
+    return type(value) is int and (0 if key == "planned" else 1) <= value <= _MOST[key]
 
 
 def _rehearse(config: dict[str, Any], domain: Domain, condition: Condition | None, weights: dict[str, Tensor]) -> None:

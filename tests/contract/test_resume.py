@@ -40,9 +40,10 @@ def stopped(monkeypatch, at, fit, *args, **given):
         if next(played) == at:
             signal.raise_signal(signal.SIGINT)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Trainer, "round", interrupted)
-        fit(*args, **given)
+        with pytest.raises(KeyboardInterrupt):
+            fit(*args, **given)
 
 
 def timeless(rows):

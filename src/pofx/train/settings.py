@@ -85,6 +85,10 @@ class Settings:
               for name, kind in (("optimiser", Optimiser), ("schedule", Schedule), ("precision", Precision))),
         ]  # fmt: skip
 
+    def keeps(self, step: int) -> bool:
+        """Whether the checkpoint of this step is kept for good."""
+        return bool(self.keep_every and step and step % self.keep_every == 0)
+
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Of all settings."""
