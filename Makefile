@@ -22,8 +22,8 @@ test-slow: .venv/installed-dev  ## the thorough forms: every model with every op
 docs: .venv/installed-dev  ## build/docs/index.html, the examples executed
 	OMP_NUM_THREADS=1 $(BIN)/python docs/build.py build/docs
 
-bench: .venv/installed-dev  ## side by side with hand-written code; prints ratios
-	$(BIN)/python benchmarks/step.py
+bench: .venv/installed-dev  ## side by side with a loop written by hand; prints ratios
+	$(BIN)/python benchmarks/engine
 
 clean:  ## what can be made again, but for .venv and the runs
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -236,6 +236,7 @@ def _row(label: str, jobs: Sequence[Callable[[], Trial]]) -> Row:
         able=first.able,
         by_seed=tuple(t.scores for t in trials),
         history=first.run.history,
+        events=first.run.events,
         samples=first.samples,
         given=first.given,
     )

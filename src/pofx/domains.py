@@ -87,7 +87,7 @@ class Images(_Described):
 
     def centre(self, x: Tensor) -> Float[Tensor, "..."]:
         """Levels to (-1, 1), each at the middle of the bin it owns: y = (2 x + 1) / levels - 1."""
-        return x.float() if self.levels is None else (2 * x.float() + 1) / self.levels - 1
+        return x.float() if self.levels is None else (x * (2 / self.levels)).add_(1 / self.levels - 1)
 
     def quantise(self, y: Tensor) -> Tensor:
         """The level whose bin holds y: the inverse of ``centre``, and of ``dequantise``."""

@@ -9,9 +9,25 @@ from typing import Any
 
 from pofx.errors import Unusable, in_brief
 
+OUT = "free space or choose another --out"
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: ``POFX_CACHE``, else the platform's cache folder."""
+    own = os.environ.get("POFX_CACHE")
+    if own:
+        return Path(own).expanduser()
+    platform = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or "~/.cache"
+    return Path(platform).expanduser() / "pofx"
+
+
+def write_whole(path: Path, write: Callable[[Path], object], *, cure: str = OUT) -> None:
     """Calls ``write`` with a temporary name beside ``path``, syncs it to the disk, then renames it into place.
+
+    Args:
+        path: where the file is to stand.
+        write: writes the whole file to the path it is given.
+        cure: what the user can do where it cannot be written.
 
     Raises:
         Unusable: the folder cannot be written or the disk is full; what stood at ``path`` is untouched.
@@ -25,17 +41,15 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise Unusable(
-            f"{path} cannot be written ({error.strerror or error}); free space or choose another --out"
-        ) from None
+        raise Unusable(f"{path} cannot be written ({error.strerror or error}); {cure}") from None
     finally:
         with suppress(OSError):  # where the folder is a file, the temporary name cannot even be looked up
             temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, cure: str = OUT) -> None:
     """Writes a text, whole or not at all."""
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), cure=cure)
 
 
 def share(path: Path, other: Path) -> None:
@@ -51,9 +65,9 @@ def share(path: Path, other: Path) -> None:
     write_whole(other, link)
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any], *, cure: str = OUT) -> None:
     """Writes JSON, readable by people, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", cure=cure)
 
 
 def read_json(path: Path) -> Any:

@@ -24,17 +24,21 @@ from pofx.runs import CHUNK, FORMAT, STATE, Run, build, chosen_device, fitting_t
 from pofx.samplers.chunks import sample_many
 from pofx.train import checkpoint
 from pofx.train.course import VALIDATIONS, Course
+from pofx.train.health import duplicated
 from pofx.train.history import differences, write_history
 from pofx.train.launch import LOCK, launched, locked
+from pofx.train.loggers import with_loggers
 from pofx.train.loop import Trainer, compiled, under
 from pofx.train.plan import fastest_threads, measured_round, planned_rounds, use_threads
 from pofx.train.settings import Settings, seconds, settings_from
+from pofx.train.sharding import forget_shards, load_shards, save_shards, spread, whole
 from pofx.train.validation import Validation
 from pofx.train.watch import Watcher, stop_on_signals
-from pofx.train.world import Strategy, World, check_strategy, joined
+from pofx.train.world import World, check_strategy, joined
 
 DEFAULT_BUDGET = 120.0
-VALIDATION_ROWS, METER_ROWS = 256, 256
+VALIDATION_ROWS, METER_ROWS = 256, 128
+DRAW_BUDGET = 20.0  # seconds: a shorter run draws its last sheet only
 GOOD = "good.safetensors"  # the checkpoint that a diverging run goes back to
 
 
@@ -49,9 +53,10 @@ def fit(
     seed: int = 0,
     device: str = "auto",
     devices: int = 1,
-    strategy: Strategy = "ddp",
+    strategy: str = "ddp",
     data: Data | None = None,
     data_seed: int | None = None,
+    logger: str | tuple[str, ...] | None = None,
     watch: Watcher | None = None,
     **given: Any,
 ) -> Run:
@@ -71,10 +76,12 @@ def fit(
         strategy: of several processes: "ddp" keeps all weights in each, "fsdp" shards them (models with one loss).
         data: the source, already loaded with its seed and condition.
         data_seed: of the split, where it is not ``seed``: trainings that differ in seed share their data.
+        logger: "tensorboard", "wandb", "trackio", or several with commas: they get each row of the history.
         watch: hears how it goes.
         given: training settings, options of the source, and the model's own arguments, by name.
     """
-    watcher, given_budget = watch or Watcher(), {} if budget is None else {"budget": seconds(budget)}
+    watcher = with_loggers(watch or Watcher(), logger)
+    given_budget = {} if budget is None else {"budget": seconds(budget)}
     arguments, source_options, chosen = _sorted(find(model), given)
     chosen |= given_budget | ({} if steps is None else {"steps": steps})
     settings_from({}, chosen)  # what is wrong with them is said before anything is loaded
@@ -116,7 +123,10 @@ def fit(
                 write_json(folder / "config.json", config)
                 if data.indices:
                     checkpoint.save(folder / "split.safetensors", data.indices)
+            if trainer.players and (copies := duplicated(data)):
+                course.alarm(copies)
             course.save(True)
+            watcher.opened(folder, config)
             return _train(folder, course, config["threads"], watcher)
 
 
@@ -125,7 +135,8 @@ def resume(
     *,
     device: str = "auto",
     devices: int = 1,
-    strategy: Strategy = "ddp",
+    strategy: str = "ddp",
+    logger: str | tuple[str, ...] | None = None,
     watch: Watcher | None = None,
 ) -> Run:
     """Goes on with a run where its last checkpoint stands, also with another number of processes.
@@ -136,12 +147,12 @@ def resume(
     check_strategy(strategy, devices, run.device)
     if run.finished:
         return run
-    watcher = watch or Watcher()
+    watcher = with_loggers(watch or Watcher(), logger)
     if devices > 1:
         return load(launched(resume, devices, watcher, folder, device=run.device, strategy=strategy), device=run.device)
     with joined(strategy, run.device) as world, locked(run.folder, world):
         config, watcher = run.config, watcher if world.leads else Watcher()
-        state = checkpoint.load(run.folder / "checkpoint" / STATE)
+        state = _read(run.folder / "checkpoint" / STATE)
         network = run.untrained(state[1], under("model", state[0])).to(world.device)
         with fitting_together(run.folder):
             settings = Settings(**config["settings"])
@@ -149,6 +160,7 @@ def resume(
         trainer = _trainer(network, data, settings, config, world, watcher)
         course = _course(run.folder, config, trainer, data, watcher)
         _restore(course, state, run.folder)
+        watcher.opened(run.folder, config)
         return _train(run.folder, course, config["threads"], watcher)
 
 
@@ -175,7 +187,7 @@ def _described(data: Data) -> dict[str, Any]:
         "data": {
             "fingerprint": data.fingerprint(),
             "split": data.split,
-            "observations": {name: len(data.part(name).rows()[0]) for name in ("train", "validation", "test")},
+            "observations": {name: data.part(name).observations for name in ("train", "validation", "test")},
         },
     }
 
@@ -229,7 +241,8 @@ def _plan(trainer: Trainer, settings: Settings) -> dict[str, Any]:
         trainer.planned = trainer.world.agreed(planned_rounds(each, settings.budget))
         # Scoring a row costs about as much as training on one: validation gets about a twentieth of the time.
         rows = max(32, int(0.05 * trainer.planned * trainer.observations / VALIDATIONS))
-    return {"planned": trainer.planned, "threads": threads, "validation_rows": min(rows, 2000)}
+    rows = settings.validation_rows or min(rows, 2000)
+    return {"planned": trainer.planned, "threads": threads, "validation_rows": rows}
 
 
 def _most_threads(world: World) -> int:
@@ -256,8 +269,9 @@ def _course(folder: Path, config: dict[str, Any], trainer: Trainer, data: Data, 
     course.watched = (x[:METER_ROWS], None if c is None else c[:METER_ROWS]) if trainer.players else None
     home = folder / "checkpoint"
     course.save = lambda good: _save(folder, config, course, good=good)
-    course.restore = lambda: trainer.load(_placed(checkpoint.load(home / GOOD), trainer))
-    if Samples in capabilities(trainer.model) and (settings.budget or 0.0) >= 20 and world.leads and not world.sharded:
+    course.restore = lambda: trainer.load(_placed(_read(home / GOOD), trainer))
+    long = (settings.budget or 0.0) >= DRAW_BUDGET
+    if Samples in capabilities(trainer.model) and long and world.leads and not world.sharded:
         course.draw = _drawer(folder, config, trainer, data)
     return course
 
@@ -327,25 +341,39 @@ def _save(folder: Path, config: dict[str, Any], course: Course, *, good: bool) -
         "best_value": validation.best_value if validation and validation.best_step else None,
     }
     tensors |= {f"best/{name}": tensor for name, tensor in (best or {}).items()}
-    with trainer.weights():
-        shown = best or trainer.model.state_dict()
-    if trainer.world.leads:
-        if not good:
-            checkpoint.save(folder / "model.safetensors", shown, {"config": config})
-            write_history(folder, course.history, course.events)
+    home, world = folder / "checkpoint", trainer.world
+    if world.sharded:
+        tensors, plain["shards"] = save_shards(home, tensors, trainer.step, world)
+    if not good:
+        with trainer.weights():
+            shown = whole(best or trainer.model.state_dict())
+            if world.leads:
+                checkpoint.save(folder / "model.safetensors", shown, {"config": config})
+                write_history(folder, course.history, course.events)
+    if world.leads:
         # The last one last: a process killed before it goes on from an older one, and comes here again.
         names = [f"step-{trainer.step:06d}.safetensors"] if trainer.settings.keeps(trainer.step) else []
-        first, *others = [folder / "checkpoint" / name for name in (*names, *([GOOD] if good else []), STATE)]
+        first, *others = [home / name for name in (*names, *([GOOD] if good else []), STATE)]
         checkpoint.save(first, tensors, plain)
         for other in others:
             share(first, other)
-    trainer.world.wait()
+        if world.sharded:
+            named = [checkpoint.plain_values(path).get("shards", "") for path in home.glob("*.safetensors")]
+            forget_shards(home, set(named))
+    world.wait()
+
+
+def _read(path: Path) -> checkpoint.State:
+    """A checkpoint, whole, whatever number of processes wrote it."""
+    tensors, plain = checkpoint.load(path)
+    return (tensors | load_shards(path.parent / plain["shards"]) if "shards" in plain else tensors), plain
 
 
 def _placed(state: checkpoint.State, trainer: Trainer) -> checkpoint.State:
     """A checkpoint with its tensors where the trainer's are; the states of generators live on the CPU."""
     states = ("data/before", "data/now", "noise/now")
-    return {name: x if name in states else x.to(trainer.device) for name, x in state[0].items()}, state[1]
+    placed = {name: x if name in states else x.to(trainer.device) for name, x in state[0].items()}, state[1]
+    return spread(placed, trainer.model) if trainer.world.sharded else placed
 
 
 def _restore(course: Course, state: checkpoint.State, folder: Path) -> None:

@@ -179,7 +179,14 @@ class Transports(Protocol):
 
 
 class Watched(Protocol):
-    """Scalars that health rules read while the model trains."""
+    """Scalars that health rules read while the model trains, on a few hundred validation rows: keep them cheap.
+
+    Rules know, of a latent, ``rate`` (nats in z about x), ``rate_max`` (of its dimension with most), ``active_units``
+    and ``active_share`` (units that move with x); of a codebook ``codes_used`` (share of the entries in use that could
+    be); of a game between "generator" and "critic", ``critic_accuracy`` (share of real-generated pairs in which the
+    real one scores higher), ``sample_spread`` (standard deviation of samples relative to the data's) and
+    ``gradient_norm`` (the critic's slope, about 1). Any other is only recorded.
+    """
 
     def meters(self, x: Tensor, condition: Tensor | None = None) -> dict[str, Tensor]: ...
 

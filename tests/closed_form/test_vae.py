@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Normal, kl_divergence
 
 from pofx.conditions import Classes, VectorCondition
 from pofx.domains import Images, Vectors
@@ -216,6 +217,9 @@ def test_meters_tell_idle_units_from_used_ones():
     assert float(meters["active_units"]) == 2
     assert float(meters["active_share"]) == pytest.approx(2 / 3)
     assert float(meters["rate"]) > 0.1
+    q = model.q(stream_normal(100, 3).double())
+    kl = kl_divergence(Normal(q.mu, (q.log_var / 2).exp()), Normal(0.0, 1.0)).mean(0).detach()
+    assert float(meters["rate_max"]) == pytest.approx(float(kl.max()))
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,17 @@ def test_the_page_holds_everything_and_loads_nothing():
     assert "Validation" in text
 
 
+def test_alarms_stand_on_the_card_of_the_model_that_rang_them():
+    alarm = {"kind": "alarm", "rule": "overfitting", "step": 120, "line": "fell from <1> to 2", "advice": "more data"}
+    events = [{"kind": "rollback", "step": 3}, alarm]
+    x = pictures(20)
+    text = page(Data("d", DIGITS, *(Rows(x),) * 3), row("ill", bits(1.6), events=events), row("well", bits(1.7)))
+    assert text.count("<b>overfitting</b> at step 120: fell from &lt;1&gt; to 2; more data") == 1
+    assert text.count('<ul class="problems alarms">') == 1
+    ill, well = text.index("</i>ill</h3>"), text.index("</i>well</h3>")
+    assert ill < text.index("overfitting</b>") < well
+
+
 def test_the_page_of_texts_and_of_vectors():
     domain = Tokens(3, 5, encoding="characters", symbols=("a", "b", "<"))
     x = torch.tensor([[0, 1, 2, 0, 1]]).repeat(20, 1)

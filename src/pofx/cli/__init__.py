@@ -13,12 +13,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A fault of ours is not caught: it ends in a traceback and status 1.
     """
     from pofx.cli.parser import parse
+    from pofx.progress import quietly
 
     try:
         options = parse(list(sys.argv[1:] if arguments is None else arguments))
-        return int(options.command(options) or 0)
+        with quietly(getattr(options, "quiet", False)):
+            return int(options.command(options) or 0)
     except Unusable as error:
-        print(f"pofx: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        from pofx.train.launch import speaks
+
+        if speaks():
+            print(f"pofx: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         return 2
     except OSError as error:
         print(f"pofx: {error.filename or 'the disk'}: {error.strerror}; mend that and try again", file=sys.stderr)  # noqa: T201

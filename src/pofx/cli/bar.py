@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from pofx.train.health import Alarm
 from pofx.train.watch import Watcher
 
 
@@ -64,6 +65,10 @@ class Bar(Watcher):
     def said(self, line: str) -> None:
         """Prints a line above the bar."""
         self.console.print(line, style="dim", highlight=False)
+
+    def alarmed(self, alarm: Alarm) -> None:
+        """Prints what is wrong and what to try, above the bar."""
+        self.console.print(f"warning: {alarm.line}; {alarm.advice}", style="bold yellow", highlight=False, markup=False)
 
     def ended(self) -> None:
         """Takes the bar away."""

@@ -15,6 +15,7 @@ from pofx import catalogue, fitting, runs
 from pofx import data as sources
 from pofx.cli.bar import Bar, page
 from pofx.cli.parser import SAMPLER_FLAGS, SOURCE_FLAGS
+from pofx.data.maps import partly_read
 from pofx.domains import Images, Tokens
 from pofx.errors import Unusable
 from pofx.evaluate.score import Score
@@ -22,6 +23,7 @@ from pofx.files import write_json, write_text, write_whole
 from pofx.protocols import Completes, Encodes, capabilities
 from pofx.rendering import Sampled, natural_suffix, tokens_of
 from pofx.runs import Run
+from pofx.train.launch import speaks
 
 
 def data_command(options: argparse.Namespace) -> int:
@@ -88,13 +90,22 @@ def models_command(options: argparse.Namespace) -> int:
 
 def fit_command(options: argparse.Namespace) -> int:
     """Trains a model and says what came of it."""
-    named = ("command", "parser", "name", "model", "source", "json", "quiet", "out", "condition", "seed", "device")
-    given = {key: value for key, value in vars(options).items() if key not in named and value is not None}
-    run = fitting.fit(
-        options.model, options.source, out=options.out, condition=options.condition, seed=options.seed,
-        device=options.device, watch=Bar(quiet=options.quiet), **given,
-    )  # fmt: skip
+    run = fitting.fit(**fit_arguments(options), watch=Bar(quiet=options.quiet))
     return _trained(run, options)
+
+
+def runs_command(options: argparse.Namespace) -> int:
+    """Lists the runs below a folder."""
+    from pofx.cli.listing import list_and_show
+
+    return list_and_show(options)
+
+
+def plan_command(options: argparse.Namespace) -> int:
+    """What a run will take, before it is begun."""
+    from pofx.cli.planning import plan_and_show
+
+    return plan_and_show(options)
 
 
 def resume_command(options: argparse.Namespace) -> int:
@@ -102,7 +113,11 @@ def resume_command(options: argparse.Namespace) -> int:
     if runs.load(options.run).finished:
         _printer(options)(f"{options.run} is finished; nothing to do")
         return 0
-    return _trained(fitting.resume(options.run, device=options.device, watch=Bar(quiet=options.quiet)), options)
+    run = fitting.resume(
+        options.run, device=options.device, devices=options.devices, strategy=options.strategy, logger=options.logger,
+        watch=Bar(quiet=options.quiet),
+    )  # fmt: skip
+    return _trained(run, options)
 
 
 def sample_command(options: argparse.Namespace) -> int:
@@ -224,6 +239,19 @@ def compare_command(options: argparse.Namespace) -> int:
     return compare_and_show(options)
 
 
+def fit_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """What ``fit`` takes, from the flags, on top of a file where one is given."""
+    not_its = ("command", "parser", "name", "json", "quiet", "config")
+    given = {key: value for key, value in vars(options).items() if key not in not_its and value is not None}
+    if options.config is None:
+        return given
+    from pofx.configs import fitting_arguments
+
+    if "source" not in given and "model" in given and given["model"] not in catalogue.entries():
+        given["source"] = given.pop("model")  # one word beside a file is the source, unless it is a model
+    return fitting_arguments(options.config, **given)
+
+
 def _trained(run: Run, options: argparse.Namespace) -> int:
     say = _printer(options)
     progress = run.progress
@@ -256,6 +284,8 @@ def _observations(run: Run, options: argparse.Namespace) -> tuple[Tensor, Tensor
             f"{options.source} has other conditions than {run.folder} was fitted with; give data of the same"
         )
     parts = ("train", "validation", "test") if options.split == "all" else (options.split,)
+    for line in partly_read({name: data.part(name) for name in parts}):
+        _printer(options)(line)
     rows = [data.part(name).rows() for name in parts]
     c = torch.cat([row for _, row in rows if row is not None]) if run.condition is not None else None
     return torch.cat([x for x, _ in rows]), c
@@ -323,11 +353,12 @@ def _given(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _printer(options: argparse.Namespace) -> Any:
-    return (lambda line: None) if options.quiet else lambda line: print(line, file=sys.stdout)  # noqa: T201
+    quiet = options.quiet or not speaks()
+    return (lambda line: None) if quiet else lambda line: print(line, file=sys.stdout)  # noqa: T201
 
 
 def _write_json(options: argparse.Namespace, value: dict[str, Any]) -> None:
-    if options.json:
+    if options.json and speaks():
         write_json(Path(options.json), value)
 
 

@@ -103,16 +103,35 @@ def _models(parser: Parser, arguments: list[str]) -> None:
 
 
 def _fit(parser: Parser, arguments: list[str]) -> None:
-    parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("--out", metavar="RUN", help="the run folder (runs/MODEL-SOURCE, then -2, ...)")
+    _logger_flag(parser)
+    _process_flags(parser)
+    _training_flags(parser, arguments)
+
+
+def _plan(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("--on", metavar="NxR", help="time on other devices too: 8x400 is 8 devices of 400 TFLOP/s each")
+    parser.add_argument("--utilisation", type=float, metavar="SHARE", help="of that rate which is reached (0.4)")
+    _training_flags(parser, arguments)
+
+
+def _training_flags(parser: Parser, arguments: list[str]) -> None:
+    """MODEL, SOURCE and every flag that says how to train."""
+    config = _config(arguments)
+    parser.add_argument("model", metavar="MODEL", nargs="?" if config else None)
+    parser.add_argument("source", metavar="SOURCE", nargs="?" if config else None)
+    parser.add_argument(
+        "--config", metavar="FILE", help="a run's config.json, which repeats it, or a file like it; flags win over it"
+    )
     parser.add_argument("--condition", default="none", help="none, class, text or a column")
+    if config:  # unsaid, so that what the file says stands
+        parser.set_defaults(seed=None, device=None, condition=None, devices=None, strategy=None)
     _source_flags(parser)
     training = parser.add_argument_group("training (default: the model's recipe)")
     described = described_arguments(Settings)
     for field in fields(Settings):
         _add_flag(training, field.name, field.type, field.default, described.get(field.name, ""), recipe=True)
-    if arguments[:1] == ["fit"]:
+    if arguments[:1] in (["fit"], ["plan"]):
         name = _named_model(arguments[1:])
         if name is not None:
             _model_flags(parser, name)
@@ -132,8 +151,26 @@ def _model_flags(parser: Parser, name: str) -> None:
             _add_flag(group, key, p.annotation, p.default, described.get(key, ""))
 
 
+def _runs(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", help="what holds them (runs)")
+
+
 def _resume(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("run", metavar="RUN")
+    _logger_flag(parser)
+    _process_flags(parser)
+
+
+def _process_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("processes")
+    group.add_argument("--devices", type=int, default=1, metavar="N", help="cores or GPUs that train together (1)")
+    group.add_argument("--strategy", default="ddp", help="ddp: all weights in each; fsdp: a share in each (ddp)")
+
+
+def _logger_flag(parser: Parser) -> None:
+    parser.add_argument(
+        "--logger", metavar="NAME,NAME", help="tensorboard, wandb, trackio: get each row of the history too"
+    )
 
 
 def _sample(parser: Parser, arguments: list[str]) -> None:
@@ -203,6 +240,8 @@ _COMMANDS: Mapping[str, tuple[str, Callable[[Parser, list[str]], None]]] = {
     "data": ("show a source and its problems", _data),
     "models": ("list the models", _models),
     "fit": ("train a model on a source", _fit),
+    "plan": ("what training will take: memory, operations, time", _plan),
+    "runs": ("list the runs below a folder", _runs),
     "resume": ("go on with a run", _resume),
     "sample": ("draw from a run's model", _sample),
     "score": ("log-likelihood of each observation", _run_source),
@@ -258,11 +297,23 @@ def _shown(default: Any) -> str:
 
 
 def _named_model(arguments: list[str]) -> str | None:
-    """The model that the arguments of ``fit`` name: a word of the catalogue, else the first word."""
+    """The model that the arguments name: a word of the catalogue, else what their file names, else the first word."""
     from pofx.catalogue import entries
 
     words = [word for word in arguments if not word.startswith("-")]
-    return next((word for word in words if word in entries()), words[0] if words else None)
+    named, config = next((word for word in words if word in entries()), None), _config(arguments)
+    if named is None and config:
+        from pofx.configs import named_model
+
+        return named_model(config)
+    return named or (words[0] if words else None)
+
+
+def _config(arguments: list[str]) -> str | None:
+    """The value of ``--config`` among arguments that are not yet parsed."""
+    flag = Parser(add_help=False, allow_abbrev=False)
+    flag.add_argument("--config", nargs="?")
+    return flag.parse_known_args(arguments)[0].config
 
 
 def described_arguments(cls: type) -> dict[str, str]:

@@ -19,13 +19,21 @@ _LABELS = ("y", "labels")
 
 
 def read_arrays(request: Request) -> Data:
-    """A single array, or by name: x with y or labels; or train, validation and test with y_train, ..."""
+    """A single array, or by name: x with y or labels; or train, validation and test with y_train, ...
+
+    With a length, an array (L,) of integers is a stream of tokens, read through a map.
+    """
+    as_tokens = request.options.length is not None
     try:
-        loaded = np.load(request.path, allow_pickle=False)
+        loaded = np.load(request.path, allow_pickle=False, mmap_mode="r" if as_tokens else None)
         arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         reason = "it holds Python objects" if "pickle" in str(error) else "it is broken or of another format"
         raise Unusable(f"{request.place} cannot be read as numpy arrays: {reason}; save it again with numpy") from None
+    if as_tokens:
+        from pofx.data.streams import read_tokens
+
+        return read_tokens(arrays["x"], request)
     return _read(arrays, request)
 
 

@@ -1,6 +1,7 @@
 """A data set: one domain, three splits, drawn once and stored.
 
-A part is one canonical tensor on the device, indexed by a permutation: no per-item Python.
+A part is one canonical tensor on the device, indexed by a permutation: no per-item Python. One that does not fit in
+memory stays on the disk (``maps.py``).
 """
 
 import hashlib
@@ -24,16 +25,28 @@ class Part(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def observations(self) -> int:
+        """How many rows there are to score; a part larger than memory gives fewer of them."""
+        ...
+
     def take(self, index: Tensor, *, generator: Generator) -> Batch:
         """Observations (B, ...) and their condition rows, or None; ``generator`` for what is redrawn at every visit."""
         ...
 
     def rows(self) -> Batch:
-        """Every observation once, canonical, the same at every call: what is scored, and what ``adapt`` reads."""
+        """Every observation once, canonical, the same at every call: what is scored, and what ``adapt`` reads.
+
+        Of a part larger than memory, a fixed subset.
+        """
         ...
 
     def to(self, device: str | torch.device) -> "Part":
         """The same part on a device."""
+        ...
+
+    def feed(self, digest: "hashlib._Hash") -> None:
+        """Updates a hash with what tells this part from any other."""
         ...
 
 
@@ -45,6 +58,11 @@ class Rows:
     c: Tensor | None = None
 
     def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def observations(self) -> int:
+        """N."""
         return len(self.x)
 
     def take(self, index: Tensor, *, generator: Generator | None = None) -> Batch:
@@ -60,6 +78,10 @@ class Rows:
         """On a device."""
         return Rows(self.x.to(device), None if self.c is None else self.c.to(device))
 
+    def feed(self, digest: "hashlib._Hash") -> None:
+        """Every observation and every condition row."""
+        _feed(self.rows(), digest)
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -74,18 +96,27 @@ class Windows:
     def __len__(self) -> int:
         return len(self.tokens) - self.length + 1
 
+    @property
+    def observations(self) -> int:
+        """The disjoint windows."""
+        return len(self.tokens) // self.length
+
     def take(self, index: Tensor, *, generator: Generator | None = None) -> Batch:
         """The windows that begin at ``index``."""
         return self.tokens[index[:, None] + torch.arange(self.length, device=index.device)], None
 
     def rows(self) -> Batch:
         """The disjoint windows; a shorter rest is left out."""
-        whole = len(self.tokens) // self.length
+        whole = self.observations
         return self.tokens[: whole * self.length].view(whole, self.length), None
 
     def to(self, device: str | torch.device) -> "Windows":
         """On a device."""
         return replace(self, tokens=self.tokens.to(device))
+
+    def feed(self, digest: "hashlib._Hash") -> None:
+        """Every disjoint window."""
+        _feed(self.rows(), digest)
 
 
 @dataclass(frozen=True)
@@ -105,6 +136,11 @@ class Binarised:
     def __len__(self) -> int:
         return len(self.x)
 
+    @property
+    def observations(self) -> int:
+        """N."""
+        return len(self.x)
+
     def take(self, index: Tensor, *, generator: Generator) -> Batch:
         """A fresh draw for each row."""
         p = self.x.index_select(0, index).float() / (self.levels - 1)
@@ -119,6 +155,10 @@ class Binarised:
         """On a device."""
         c = None if self.c is None else self.c.to(device)
         return replace(self, x=self.x.to(device), c=c, drawn=self.drawn.to(device))
+
+    def feed(self, digest: "hashlib._Hash") -> None:
+        """The fixed draw and every condition row."""
+        _feed(self.rows(), digest)
 
 
 @dataclass(frozen=True)
@@ -155,7 +195,11 @@ class Data:
         """A hash of every observation of every split: equal data, equal fingerprint."""
         digest = hashlib.sha256(repr(self.domain).encode())
         for part in (self.train, self.validation, self.test):
-            for tensor in part.rows():
-                if tensor is not None:
-                    digest.update(tensor.cpu().contiguous().numpy().tobytes())
+            part.feed(digest)
         return digest.hexdigest()[:16]
+
+
+def _feed(rows: Batch, digest: "hashlib._Hash") -> None:
+    for tensor in rows:
+        if tensor is not None:
+            digest.update(tensor.cpu().contiguous().numpy().data)

@@ -13,7 +13,7 @@ from pofx.data.downloads import fetch, fetch_binarized
 from pofx.data.pictures import as_pictures
 from pofx.data.request import Request
 from pofx.data.rows import Labels, Observations, split_rows
-from pofx.data.text import split_text
+from pofx.data.text import read_texts
 
 DIGITS = tuple("0123456789")
 GARMENTS = (
@@ -93,4 +93,4 @@ def read_binarized_mnist(request: Request) -> Data:
 
 def read_tinyshakespeare(request: Request) -> Data:
     """1,115,394 characters of Shakespeare's plays, 65 distinct."""
-    return split_text(fetch("tinyshakespeare/input.txt").read_bytes(), request)
+    return read_texts([fetch("tinyshakespeare/input.txt")], request)

@@ -1,27 +1,27 @@
 """Pictures: arrays of levels, and folders of picture files."""
 
+import math
 import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pofx.data import decoded
 from pofx.data.dataset import Data
+from pofx.data.decoded import Run, cached_folder, decode, loaded, measure
+from pofx.data.maps import goes_on_disk, rows_at_most
 from pofx.data.request import Findings, Options, Request
 from pofx.data.rows import Labels, Observations, split_rows
 from pofx.domains import Images
 from pofx.errors import Unusable
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
 NATIVE = 64  # pixels a side: larger pictures are reduced only when the user says to what
-_SPLIT_FOLDERS = {
+SPLIT_FOLDERS = {
     "train": "train",
     "validation": "validation",
     "valid": "validation",
@@ -70,36 +70,91 @@ def read_folder(request: Request) -> Data:
     findings, options = request.findings, request.options
     skip = options.skip_unreadable or findings.lenient
     files = _files(request.path, findings)
-    files, sizes = _measure(files, request, skip=skip)
-    width, height = _target(sizes, options, findings)
-    files, x = _decode(files, (width, height), request, skip=skip)
-    grey = bool((x[:, 0] == x[:, 1]).all() and (x[:, 1] == x[:, 2]).all())
-    if grey:
-        x = x[:, :1].clone()
-    levels = 256
-    if options.levels is None and not options.binary and bool(((x == 0) | (x == 255)).all()):
-        x, levels = x // 255, 2  # black and white pictures have two levels, whatever the file says
-    domain, x = as_pictures(x, levels, options)
+    paths = [file.path for file in files]
+    worth = options.mapped or sum(path.stat().st_size for path in paths) >= decoded.WORTH_KEEPING
+    folder = cached_folder(request.path, paths)
+    files, sizes = _measure(files, request, folder if worth else None, skip=skip)
+    size = _target(sizes, options, findings)
+    on_disk = goes_on_disk(request, 3 * math.prod(size) * len(files)) and (options.mapped or not options.binary)
+    paths = [file.path for file in files]
+    runs = decode(paths, size, folder if worth or on_disk else None, name=request.place, must_keep=on_disk)
+    files = _readable(files, runs, request, skip=skip)
+    # Black and white pictures have two levels, whatever the file says.
+    inked = options.levels is None and not options.binary and all(run.inked for run in runs)
+    look = _Look(all(run.grey for run in runs), inked, options)
+    domain, x = look.see(torch.empty(0, 3, size[1], size[0], dtype=torch.uint8) if on_disk else loaded(runs))
     labels = _labels(files, findings)
     return split_rows(
         Observations(
-            domain, x, official=_official(files), described="by folder", given={"class": labels} if labels else {}
+            domain,
+            Pictures(runs, look) if on_disk else x,
+            official=_official(files),
+            described="by folder",
+            given={"class": labels} if labels else {},
         ),
         request,
     )
 
 
+@dataclass(frozen=True)
+class _Look:
+    """How decoded pixels (N, 3, H, W) become canonical pictures: one channel if grey, two levels if inked."""
+
+    grey: bool
+    inked: bool
+    options: Options
+
+    def see(self, pixels: Tensor) -> tuple[Images, Tensor]:
+        """Domain and canonical pictures."""
+        x = pixels[:, :1] if self.grey else pixels
+        return as_pictures(x // 255, 2, self.options) if self.inked else as_pictures(x, 256, self.options)
+
+
+class Pictures:
+    """Decoded pictures on the disk.
+
+    Args:
+        runs: mapped.
+        look: how their pixels become canonical.
+    """
+
+    comparable = True
+
+    def __init__(self, runs: list[Run], look: _Look) -> None:
+        self.runs, self.look = runs, look
+        readable = np.concatenate([run.readable for run in runs])
+        self.numbers = np.flatnonzero(readable)
+        self.digests = np.concatenate([run.digests for run in runs])[self.numbers]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def most(self) -> int:
+        """How many are read at once, to be scored."""
+        return rows_at_most(self.runs[0].pixels[0].size)
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Canonical pictures of rows (B,)."""
+        run, place = np.divmod(self.numbers[rows.numpy()], len(self.runs[0].readable))
+        pixels = np.empty((len(rows), *self.runs[0].pixels.shape[1:]), dtype=np.uint8)
+        for i in np.unique(run):
+            here = run == i
+            pixels[here] = self.runs[i].pixels[place[here]]
+        return self.look.see(torch.from_numpy(pixels))[1]
+
+
 def _files(root: Path, findings: Findings) -> list[_File]:
     """Every picture below the root, in the order of its path."""
     tops = {entry.name for entry in root.iterdir() if entry.is_dir()}
-    splits = tops & _SPLIT_FOLDERS.keys()
+    splits = tops & SPLIT_FOLDERS.keys()
     if splits and "train" not in splits:
         raise Unusable(f"{root} has {', '.join(sorted(splits))} but no train; rename a folder to train, or these")
     files, others = [], []
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         inside = Path(folder).relative_to(root).parts
-        split = _SPLIT_FOLDERS.get(inside[0], "") if splits and inside else ""
+        split = SPLIT_FOLDERS.get(inside[0], "") if splits and inside else ""
         for name in sorted(names):
             path = Path(folder) / name
             if name.startswith(".") or path.suffix.lower() not in SUFFIXES or (splits and not split):
@@ -113,24 +168,16 @@ def _files(root: Path, findings: Findings) -> list[_File]:
     return files
 
 
-def _measure(files: list[_File], request: Request, *, skip: bool) -> tuple[list[_File], list[tuple[int, int]]]:
+def _measure(
+    files: list[_File], request: Request, folder: Path | None, *, skip: bool
+) -> tuple[list[_File], list[tuple[int, int]]]:
     """Width and height of each picture, from its header alone."""
-    from PIL import Image
-
-    good: list[_File] = []
-    sizes: list[tuple[int, int]] = []
-    bad: list[Path] = []
-    for file in files:
-        try:
-            with Image.open(file.path) as picture:
-                sizes.append(picture.size)
-            good.append(file)
-        except Exception:  # Pillow answers broken files with many kinds of exception
-            bad.append(file.path)
-    _report_unreadable(bad, request, skip=skip)
+    sizes = measure([file.path for file in files], folder)
+    good = [file for file, size in zip(files, sizes) if size[0]]
+    _report_unreadable([file.path for file, size in zip(files, sizes) if not size[0]], request, skip=skip)
     if not good:
         raise Unusable(f"{request.place} has no readable picture; convert them to PNG or JPEG")
-    return good, sizes
+    return good, [size for size in sizes if size[0]]
 
 
 def _report_unreadable(bad: list[Path], request: Request, *, skip: bool) -> None:
@@ -162,40 +209,13 @@ def _target(sizes: list[tuple[int, int]], options: Options, findings: Findings) 
     return 32, 32
 
 
-def _decode(files: list[_File], target: tuple[int, int], request: Request, *, skip: bool) -> tuple[list[_File], Tensor]:
-    """Pixels (N, 3, H, W), uint8."""
-    from PIL import Image
-
-    x = np.empty((len(files), target[1], target[0], 3), dtype=np.uint8)
-    good: list[_File] = []
-    bad: list[Path] = []
-    for file in files:
-        try:
-            with Image.open(file.path) as picture:
-                x[len(good)] = _pixels(picture, target)
-            good.append(file)
-        except Exception:  # a header may be whole and the pixels cut off
-            bad.append(file.path)
-    _report_unreadable(bad, request, skip=skip)
-    if not good:
+def _readable(files: list[_File], runs: list[Run], request: Request, *, skip: bool) -> list[_File]:
+    """The files whose pixels could be read: a header may be whole and the pixels cut off."""
+    readable = np.concatenate([run.readable for run in runs])
+    _report_unreadable([file.path for file, good in zip(files, readable) if not good], request, skip=skip)
+    if not readable.any():
         raise Unusable(f"{request.place} has no readable picture; convert them to PNG or JPEG")
-    return good, torch.from_numpy(x[: len(good)]).permute(0, 3, 1, 2).contiguous()
-
-
-def _pixels(picture: "Image.Image", target: tuple[int, int]) -> np.ndarray:
-    """RGB of the upright picture, transparency on white, cropped to the centre and resized."""
-    from PIL import Image, ImageOps
-
-    if picture.mode.startswith("I"):  # 16 bits: Pillow would clip, not scale
-        picture = Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    picture = ImageOps.exif_transpose(picture)
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    picture = picture.convert("RGB")
-    if picture.size != target:
-        picture = ImageOps.fit(picture, target, Image.Resampling.LANCZOS)
-    return np.asarray(picture)
+    return [file for file, good in zip(files, readable) if good]
 
 
 def _labels(files: list[_File], findings: Findings) -> Labels | None:

@@ -25,6 +25,7 @@ class Options:
         records: each line of a text is an observation.
         drop: columns of a table to leave out.
         limit: keep this many training observations.
+        mapped: read through a map of the cache, however small the source is; a large one is without being asked.
     """
 
     size: int | None = None
@@ -37,6 +38,7 @@ class Options:
     records: bool = False
     drop: tuple[str, ...] = ()
     limit: int | None = None
+    mapped: bool = False
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -179,4 +181,5 @@ _PARSERS: dict[str, Callable[[str, str | None], Any]] = {
     "records": _flag,
     "drop": _words,
     "limit": _whole,
+    "mapped": _flag,
 }

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pofx.conditions import Classes, Condition, TextCondition, VectorCondition
 from pofx.data.dataset import Binarised, Data, Part, Rows
+from pofx.data.maps import Mapped, Store, partly_read
 from pofx.data.request import Findings, Request
 from pofx.domains import Domain, Images, Vectors
 from pofx.errors import Unusable, nearest
@@ -51,7 +52,7 @@ class Observations:
 
     Args:
         domain: of ``x``.
-        x: (N, ...) canonical.
+        x: (N, ...) canonical, or a store of them on the disk.
         official: rows of each split that the source itself makes; a missing one is cut from "train".
         described: where the official split is from, for people.
         given: what a row can be conditioned on, by the name the user gives.
@@ -59,7 +60,7 @@ class Observations:
     """
 
     domain: Domain
-    x: Tensor
+    x: Tensor | Store
     official: Mapping[str, Tensor] = field(default_factory=dict)
     described: str = "official"
     given: Mapping[str, Given] = field(default_factory=dict)
@@ -85,9 +86,10 @@ def split_rows(found: Observations, request: Request) -> Data:
     condition, c = _condition(found, request, full, index)
     findings.classes.update(_class_counts(found, index["train"]))
     _check_duplicates(found.x, index, findings)
-    if isinstance(found.domain, Vectors):
+    if isinstance(found.domain, Vectors) and isinstance(found.x, Tensor):
         _check_columns(found.x[full], found.domain, findings)
     domain, parts = _parts(found, c, index, request)
+    findings.problems.extend(partly_read(parts))
     return Data(
         request.source,
         domain,
@@ -104,10 +106,15 @@ def split_rows(found: Observations, request: Request) -> Data:
 
 def seeded_split(n: int, seed: int) -> dict[str, Tensor]:
     """Rows 0 .. n-1, shuffled by the seed: 80% training, 10% validation, 10% test."""
-    return _cut(torch.arange(n), ("validation", "test"), 0.1, seed)
+    return cut(torch.arange(n), ("validation", "test"), 0.1, seed)
 
 
-def _cut(rows: Tensor, names: tuple[str, ...], share: float, seed: int) -> dict[str, Tensor]:
+def hashes(x: Tensor) -> np.ndarray:
+    """(N,) a number for each row, the same for equal rows; it holds within one process."""
+    return np.array([hash(row.tobytes()) for row in x.reshape(len(x), -1).numpy()])
+
+
+def cut(rows: Tensor, names: tuple[str, ...], share: float, seed: int) -> dict[str, Tensor]:
     """Shuffles ``rows`` and cuts a share for each name from their end; the rest is "train"."""
     rows = rows[torch.randperm(len(rows), generator=stream(seed, "split"))]
     size = max(1, round(share * len(rows)))
@@ -123,7 +130,7 @@ def _split(found: Observations, seed: int) -> tuple[dict[str, Tensor], str]:
     index = dict(found.official)
     missing = tuple(name for name in SPLITS[1:] if name not in index)
     if missing:
-        index |= _cut(index["train"], missing, 0.1, seed)
+        index |= cut(index["train"], missing, 0.1, seed)
     described = found.described + (f"; {' and '.join(missing)} cut from train by the seed" if missing else "")
     return {name: index[name] for name in SPLITS}, described
 
@@ -190,6 +197,8 @@ def _class_counts(found: Observations, train: Tensor) -> dict[str, int]:
 def _parts(
     found: Observations, c: Tensor | None, index: Mapping[str, Tensor], request: Request
 ) -> tuple[Domain, dict[str, Part]]:
+    if not isinstance(found.x, Tensor):
+        return found.domain, _mapped(found.x, c, index, request)
     rows = {name: Rows(found.x[i], None if c is None else c[i]) for name, i in index.items()}
     if not request.options.binary:
         return found.domain, dict(rows)
@@ -201,23 +210,33 @@ def _parts(
     return replace(found.domain, levels=2), {**drawn, "train": train}
 
 
+def _mapped(store: Store, c: Tensor | None, index: Mapping[str, Tensor], request: Request) -> dict[str, Part]:
+    if request.options.binary:
+        raise Unusable(f"{request.source}: 'binary' draws pictures that are held in memory; leave it out, or 'mapped'")
+    return {name: Mapped(store, rows, None if c is None else c[rows], store.most) for name, rows in index.items()}
+
+
 def _draw(x: Tensor, levels: int, seed: int, name: str) -> Tensor:
     """One fixed draw of binary pictures, through the very code that redraws them in training."""
     part = Binarised(x, None, levels, x)
     return part.take(torch.arange(len(x)), generator=stream(seed, f"binarise/{name}"))[0]
 
 
-def _check_duplicates(x: Tensor, index: Mapping[str, Tensor], findings: Findings) -> None:
+def _check_duplicates(x: Tensor | Store, index: Mapping[str, Tensor], findings: Findings) -> None:
     """Exact copies, by a hash of each row: within training, and of held-out rows in training."""
-    flat = x.reshape(len(x), -1).numpy()
-    hashes = {name: np.array([hash(row.tobytes()) for row in flat[rows.numpy()]]) for name, rows in index.items()}
-    copies = len(hashes["train"]) - len(np.unique(hashes["train"]))
+    if not isinstance(x, Tensor) and not x.comparable:
+        findings.note("copies are not looked for: that would read every shard")
+        return
+    found = {
+        name: hashes(x[rows]) if isinstance(x, Tensor) else x.digests[rows.numpy()] for name, rows in index.items()
+    }
+    copies = len(found["train"]) - len(np.unique(found["train"]))
     if copies:
-        findings.note(f"{copies:,} of {len(hashes['train']):,} training observations are exact copies of another")
+        findings.note(f"{copies:,} of {len(found['train']):,} training observations are exact copies of another")
     for name, other in (("validation", "train"), ("test", "train"), ("test", "validation")):
-        shared = int(np.isin(hashes[name], hashes[other]).sum())
+        shared = int(np.isin(found[name], found[other]).sum())
         if shared:
-            findings.note(f"{shared:,} of {len(hashes[name]):,} {name} observations also stand in {other}")
+            findings.note(f"{shared:,} of {len(found[name]):,} {name} observations also stand in {other}")
 
 
 def _check_columns(x: Tensor, domain: Vectors, findings: Findings) -> None:

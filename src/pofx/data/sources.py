@@ -13,7 +13,7 @@ from pofx.domains import Domain, Images
 from pofx.errors import Unusable, nearest
 
 _PICTURES = ("size", "levels", "binary", "limit")
-_TEXT = ("length", "encoding", "vocabulary", "records", "limit")
+_TEXT = ("length", "encoding", "vocabulary", "records", "limit", "mapped")
 _TABLE = ("drop", "limit")
 FORCE = "name:"
 
@@ -49,14 +49,16 @@ _NAMED: dict[str, _Source] = {
     "gaussian2d": _Source("one correlated normal; density known", "toys:read_toy", ("limit",)),
 }
 
-_PICTURE_FOLDER = _Source("a folder of pictures", "pictures:read_folder", (*_PICTURES, "skip_unreadable"))
+_PICTURE_FOLDER = _Source("a folder of pictures", "pictures:read_folder", (*_PICTURES, "skip_unreadable", "mapped"))
 _TEXT_FOLDER = _Source("a folder of texts", "text:read_text_folder", _TEXT)
 _TEXT_FILE = _Source("a text", "text:read_text", _TEXT)
+_SHARDS = _Source("tar shards of pictures", "shards:read_shards", ("size", "levels", "limit"))
 _BY_SUFFIX: dict[str, _Source] = {
-    ".npy": _Source("an array", "arrays:read_arrays", _PICTURES),
+    ".npy": _Source("an array", "arrays:read_arrays", (*_PICTURES, "length")),
     ".npz": _Source("arrays", "arrays:read_arrays", _PICTURES),
     ".csv": _Source("a table", "tables:read_csv", _TABLE),
     ".tsv": _Source("a table", "tables:read_csv", _TABLE),
+    ".tar": _SHARDS,
     ".parquet": _Source("a table", "tables:read_parquet", _TABLE),
 }
 
@@ -149,7 +151,7 @@ def inspect(source: str, *, seed: int = 0, condition: str = "none", **options: A
     return Report(
         request.source,
         data.domain,
-        counts={name: len(data.part(name).rows()[0]) for name in ("train", "validation", "test")},
+        counts={name: data.part(name).observations for name in ("train", "validation", "test")},
         classes=findings.classes,
         levels=data.domain.levels if isinstance(data.domain, Images) else None,
         problems=list(data.problems),
@@ -205,15 +207,17 @@ def _find(source: str) -> tuple[_Source, str, str]:
 
 def _of_path(path: Path) -> _Source:
     """What a file or folder holds, by suffix; any other file that is plain text is a text."""
-    from pofx.data import pictures, text
+    from pofx.data import pictures, shards, text
 
     if path.is_dir():
         if next((p for p in path.rglob("*") if p.suffix.lower() in pictures.SUFFIXES), None):
             return _PICTURE_FOLDER
         if text.text_files(path):
             return _TEXT_FOLDER
+        if shards.shard_files(path):
+            return _SHARDS
         raise Unusable(
-            f"the folder {path} holds no pictures and no .txt files; give one that does, or a table or array"
+            f"the folder {path} holds no pictures, shards or .txt files; give one that does, or a table or array"
         )
     suffix = path.suffix.lower()
     if suffix in pictures.SUFFIXES:

@@ -6,7 +6,6 @@ held-out data, which bounds what a perfect sampler would score.
 
 import json
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from pofx.conditions import Classes
 from pofx.data.dataset import Data, Part
 from pofx.domains import Domain, Images, Tokens, Vectors
 from pofx.errors import Unusable
-from pofx.files import write_whole
+from pofx.files import cache_folder, write_whole
 from pofx.nn.standardise import Standardise
 from pofx.randomness import seeded_init, stream
 
@@ -106,15 +105,6 @@ def cached_judge(data: Data, *, seed: int, seconds: float) -> Judge:
     judge = Judge(judge.network, judge.steps, judge_accuracy(judge, data.test))
     _store(path, judge, seconds)
     return judge
-
-
-def cache_folder() -> Path:
-    """Where what can be made again is kept: ``POFX_CACHE``, else the platform's cache folder."""
-    own = os.environ.get("POFX_CACHE")
-    if own:
-        return Path(own).expanduser()
-    platform = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or "~/.cache"
-    return Path(platform).expanduser() / "pofx"
 
 
 def _store(path: Path, judge: Judge, seconds: float) -> None:

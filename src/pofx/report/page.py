@@ -232,7 +232,7 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
         "tokens": lambda d: f"{d.length} symbols of {d.vocabulary}",
         "vectors": lambda d: f"{d.dim} real numbers",
     }[domain.kind](domain)
-    sizes = " / ".join(f"{len(part.rows()[0]):,}" for part in (data.train, data.validation, data.test))
+    sizes = " / ".join(f"{part.observations:,}" for part in (data.train, data.validation, data.test))
     return [
         ("One observation", shape),
         ("Train / validation / test", sizes),

@@ -37,6 +37,7 @@ class Row:
         able: names of the model's capabilities.
         by_seed: the scores of each seed.
         history: of the first seed: step, seconds, "player/part" and "validation/..." values.
+        events: of the first seed's training, as its run keeps them: alarms, skipped steps, ...
         samples: canonical draws of the first seed, for people to look at.
         given: the condition rows that the samples were drawn for.
     """
@@ -52,6 +53,7 @@ class Row:
     able: frozenset[str] = frozenset()
     by_seed: tuple[tuple[Score, ...], ...] = ()
     history: Sequence[dict[str, Any]] = field(default=(), repr=False)
+    events: Sequence[dict[str, Any]] = field(default=(), repr=False)
     samples: Tensor | None = field(default=None, repr=False)
     given: Tensor | None = field(default=None, repr=False)
 
@@ -59,6 +61,11 @@ class Row:
     def is_reference(self) -> bool:
         """A baseline or a codec: there to be beaten, never to win."""
         return self.family in ("baselines", "codecs")
+
+    @property
+    def alarms(self) -> list[dict[str, Any]]:
+        """What health rules said while it trained: rule, step, line, advice."""
+        return [event for event in self.events if event["kind"] == "alarm"]
 
     @cached_property
     def scores(self) -> tuple[Score, ...]:

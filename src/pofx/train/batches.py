@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from pofx.data.dataset import Batch, Part
+from pofx.data.maps import OnDisk
+from pofx.data.order import shuffled
 from pofx.randomness import Shared
 
 
@@ -27,7 +29,8 @@ class Batches:
         device: torch.device,
         pieces: tuple[range, int] = (range(1), 1),
     ) -> None:
-        self.part, self.size, self.generator, self.device = part, size, generator, device
+        self.part, self.size, self.generator = part, size, generator
+        self.device = torch.device("cpu") if isinstance(part, OnDisk) else device  # where its rows are looked up
         self.mine, self.pieces = pieces
         self._shuffle()
 
@@ -35,7 +38,7 @@ class Batches:
         """This process's pieces of the next batch: observations and condition rows."""
         if self.position + self.size > len(self.order):
             self._shuffle()
-        index = self.order[self.position : self.position + self.size]
+        index = self.order[self.position : self.position + self.size].to(self.device)
         self.position += self.size
         if self.pieces == 1:
             return [self.part.take(index, generator=self.generator)]
@@ -48,7 +51,8 @@ class Batches:
     def _shuffle(self) -> None:
         # The order is redrawn from this state on resume: a state is smaller than a permutation.
         self.before = self.generator.get_state()
-        self.order = torch.randperm(len(self.part), generator=self.generator).to(self.device)
+        order = shuffled(len(self.part), self.generator)
+        self.order = order.to(self.device) if isinstance(order, Tensor) else order
         self.position = 0
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -66,4 +70,4 @@ class Batches:
         self.generator.set_state(tensors["before"])
         self._shuffle()
         self.generator.set_state(tensors["now"])
-        self.position = plain["position"]
+        self.position = int(plain["position"])

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from pofx.data.dataset import Batch
 from pofx.errors import Unusable
 from pofx.protocols import Watched, capabilities
+from pofx.train.health import Alarm, Health
 from pofx.train.loop import Trainer
 from pofx.train.validation import Validation
 from pofx.train.watch import Stop, Watcher
@@ -40,7 +42,7 @@ class Course:
         budget: seconds that the plan was made for, or None.
         seconds: spent before, in a resumed run.
         history: a row each time that losses are read.
-        events: what happened besides: "skipped", "rollback", "stopped", "alarm", each with ``step`` and ``line``.
+        events: what happened besides: "rollback", "stopped", "alarm", each with ``step`` and ``line``.
     """
 
     trainer: Trainer
@@ -54,6 +56,11 @@ class Course:
     history: list[dict[str, float]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     watcher: Watcher = field(default_factory=Watcher)
+
+    @cached_property
+    def health(self) -> Health:
+        """Examines the history; made when it is first asked, after a resumed run has found its events."""
+        return Health(self.events)
 
     def run(self, stop: Stop) -> bool:
         """Trains until the plan or the clock ends it (True), or until asked to stop (False); saved in each case.
@@ -126,6 +133,8 @@ class Course:
                 row |= self._meters()
         self.history.append(row)
         self.watcher.recorded(row)
+        for alarm in self.health.examine(self.history, trainer.planned):
+            self.alarm(alarm)
 
     def _meters(self) -> dict[str, float]:
         model = self.trainer.model
@@ -140,13 +149,8 @@ class Course:
         return self.trainer.latest() | {k: v for k, v in measured.items() if k == "validation"}
 
     def _is_lost(self) -> bool:
-        """Whether too many steps in a row were skipped; the first skipped step is said."""
-        streak = self.trainer.streak()
-        if self.trainer.skipped and not any(event["kind"] == "skipped" for event in self.events):
-            self._event(
-                "skipped", f"by step {self.trainer.step} a loss or gradient was not finite; its step is skipped"
-            )
-        return streak >= PATIENCE
+        """Whether too many steps in a row were skipped."""
+        return self.trainer.streak() >= PATIENCE
 
     def _go_back(self) -> None:
         """To the last good checkpoint with a lower learning rate, at most ``TRIES`` times."""
@@ -170,6 +174,11 @@ class Course:
         rate = trainer.settings.learning_rate * trainer.brake
         self._event("rollback", f"{why}: back to step {trainer.step}, on with a learning rate of {rate:g}")
         self.save(False)
+
+    def alarm(self, alarm: Alarm) -> None:
+        """Keeps an alarm among the events, and says it."""
+        self.events.append(alarm.to_json())
+        self.watcher.alarmed(alarm)
 
     def _event(self, kind: str, line: str) -> None:
         self.events.append({"kind": kind, "step": self.trainer.step, "line": line})

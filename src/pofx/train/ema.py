@@ -50,6 +50,10 @@ class EMA:
                 raise ValueError(f"average {i} has another shape than its weight")
             tensor.copy_(tensors[str(i)])
 
+    @torch.no_grad()
     def _swap(self) -> None:
-        for i, p in enumerate(self.live):
-            p.data, self.average[i] = self.average[i], p.data
+        # By value: whoever holds a weight's memory (a recorded graph, a sharded group) must go on seeing it.
+        for p, average in zip(self.live, self.average):
+            own = p.detach().clone()
+            p.copy_(average)
+            average.copy_(own)

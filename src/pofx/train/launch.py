@@ -47,6 +47,11 @@ def locked(folder: Path, world: World) -> Iterator[None]:
             lock.release()
 
 
+def speaks() -> bool:
+    """Whether this process talks to the person: of several under ``torchrun``, the first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def launched(call: Callable[..., Any], devices: int, watcher: Watcher, *args: Any, **kwargs: Any) -> str:
     """``call(*args, watch=watcher, **kwargs)`` in ``devices`` processes that train together; the folder of their run.
 

@@ -18,12 +18,14 @@ from pofx.errors import Unusable
 from pofx.protocols import Learns, Loss, Plays, Progress, Turn, capabilities
 from pofx.randomness import Shared, stream
 from pofx.train.batches import Batches
+from pofx.train.batchnorm import synchronise
 from pofx.train.checkpoint import State
 from pofx.train.ema import EMA
 from pofx.train.optimisers import load_state, optimisers_for, state_of, step
 from pofx.train.schedule import rate
 from pofx.train.settings import Settings
-from pofx.train.world import ALONE, World, loss_of, shard
+from pofx.train.sharding import shard, whole
+from pofx.train.world import ALONE, World, loss_of
 
 BAD = "bad"  # what a ledger calls a step that was skipped
 
@@ -90,8 +92,8 @@ class Ledger:
     def load(self, state: dict[str, Any]) -> None:
         """The inverse of ``state``."""
         self.unread.clear()
-        self.sums = {name: list(held) for name, held in state["sums"].items()}
-        self.streak, self.skipped = state["streak"], state["skipped"]
+        self.sums = {name: [float(total), int(count)] for name, (total, count) in state["sums"].items()}
+        self.streak, self.skipped = int(state["streak"]), int(state["skipped"])
 
 
 class Player:
@@ -200,8 +202,9 @@ class Trainer:
                 f"--accumulate {settings.accumulate}), got {size}; try {max(1, size // self.pieces) * self.pieces}"
             )
         self.mine = range(world.rank * settings.accumulate, (world.rank + 1) * settings.accumulate)
+        synchronise(model, world)
         if world.sharded:
-            shard(model, world)
+            shard(model)
         self.players = [Player(turn, model, settings, world) for turn in turns_of(model)]
         self.batches = Batches(part, size, stream(seed, "data"), device, (self.mine, self.pieces))
         self.noise = stream(seed, "noise", device=device)
@@ -328,7 +331,7 @@ def _norm(parameters: Sequence[nn.Parameter]) -> Tensor:
     """Norm of all gradients together."""
     grads = [p.grad for p in parameters if p.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    return whole({"norm": norm})["norm"]
 
 
 def _mean_of(pieces: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

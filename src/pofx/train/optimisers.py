@@ -38,7 +38,9 @@ def step(optimiser: Optimizer, scale: torch.Tensor | None, bad: torch.Tensor) ->
     clipping nor skipping waits for the device or passes over the gradients again.
     """
     if getattr(optimiser, "_step_supports_amp_scaling", False):
-        optimiser.grad_scale, optimiser.found_inf = scale, bad  # type: ignore[attr-defined]
+        # float32, whatever the weights are: so the kernels want them
+        optimiser.grad_scale = None if scale is None else scale.float()  # type: ignore[attr-defined]
+        optimiser.found_inf = bad  # type: ignore[attr-defined]
         optimiser.step()
     elif not bad:
         if scale is not None:

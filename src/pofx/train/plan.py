@@ -49,18 +49,25 @@ def measured_round(trainer: Trainer, *, seconds: float, best: float = float("inf
 
     The first round is not counted, since it allocates, unless it is hopelessly slower than ``best``.
     """
+    with undone(trainer):
+        times = [_timed(trainer)]
+        if trainer.world.size > 1:  # each round needs all processes, whatever their clocks say
+            times = [_timed(trainer) for _ in range(TOGETHER)]
+        elif times[0] < HOPELESS * best or best == float("inf"):
+            times = [_timed(trainer)]
+            while sum(times) < seconds and len(times) < 200:
+                times.append(_timed(trainer))
+    return statistics.median(times)
+
+
+@contextmanager
+def undone(trainer: Trainer) -> Iterator[None]:
+    """What is trained inside the block leaves no trace."""
     tensors, plain = trainer.state()
     before = {name: tensor.clone() for name, tensor in tensors.items()}, plain
-    times = [_timed(trainer)]
-    if trainer.world.size > 1:  # each round needs all processes, whatever their clocks say
-        times = [_timed(trainer) for _ in range(TOGETHER)]
-    elif times[0] < HOPELESS * best or best == float("inf"):
-        times = [_timed(trainer)]
-        while sum(times) < seconds and len(times) < 200:
-            times.append(_timed(trainer))
+    yield
     _forget(trainer)
     trainer.load(before)
-    return statistics.median(times)
 
 
 def _timed(trainer: Trainer) -> float:

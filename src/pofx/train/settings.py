@@ -33,6 +33,8 @@ class Settings:
         precision: of the forward pass.
         compile: run the loss through ``torch.compile``.
         threads: of the CPU; None: as many as are fastest, when a budget is planned.
+        validation_rows: of the validation split, measured as training goes; None: as many as its share of the budget
+            allows, 256 without one.
         keep_every: steps between checkpoints that are kept, besides the last and the best; 0 for none.
         deterministic: only deterministic kernels, also on CUDA.
     """
@@ -55,6 +57,7 @@ class Settings:
     precision: Precision = "fp32"
     compile: bool = False
     threads: int | None = None
+    validation_rows: int | None = None
     keep_every: int = 0
     deterministic: bool = False
 
@@ -69,6 +72,7 @@ class Settings:
             ("steps", "at least 1", self.steps is None or self.steps >= 1),
             ("budget", "above 0 seconds", self.budget is None or self.budget > 0),
             ("threads", "at least 1", self.threads is None or self.threads >= 1),
+            ("validation_rows", "at least 1", self.validation_rows is None or self.validation_rows >= 1),
             ("batch_size", "at least 1", self.batch_size >= 1),
             ("accumulate", "at least 1", self.accumulate >= 1),
             ("keep_every", "at least 0", self.keep_every >= 0),

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pofx.errors import Unusable
 from pofx.protocols import Loss, Turn
 
-Strategy = Literal["ddp", "fsdp"]
+STRATEGIES = ("ddp", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class World:
 
     rank: int = 0
     size: int = 1
-    strategy: Strategy = "ddp"
+    strategy: str = "ddp"
     device: str = "cpu"
 
     @property
@@ -117,21 +117,8 @@ def loss_of(turn: Turn, world: World) -> Any:
     return DistributedDataParallel(move)
 
 
-def shard(model: nn.Module, world: World) -> None:
-    """Shards every weight of a model over the processes: block by block where it names ``blocks``, then the rest.
-
-    Source: PyTorch's ``fully_shard``; Zhao et al. 2023, arXiv:2304.11277.
-    """
-    from torch.distributed.fsdp import fully_shard
-
-    for module in model.modules():
-        for block in getattr(module, "blocks", ()):
-            fully_shard(block)
-    fully_shard(model)
-
-
 @contextmanager
-def joined(strategy: Strategy, device: str) -> Iterator[World]:
+def joined(strategy: str, device: str) -> Iterator[World]:
     """The world that ``torchrun`` or ``launched`` made, or this process alone on ``device``."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -157,8 +144,8 @@ def check_strategy(strategy: str, devices: int, device: str) -> None:
     Raises:
         Unusable: as it says.
     """
-    if strategy not in get_args(Strategy):
-        raise Unusable(f"--strategy is one of {', '.join(get_args(Strategy))}, got {strategy!r}; ddp suits most models")
+    if strategy not in STRATEGIES:
+        raise Unusable(f"--strategy is one of {', '.join(STRATEGIES)}, got {strategy!r}; ddp suits most models")
     on_gpu = device.startswith("cuda")
     there = torch.cuda.device_count() if on_gpu else os.cpu_count() or 1
     kind = "GPUs" if on_gpu else "processor cores"

@@ -84,10 +84,8 @@ class WGAN(nn.Module):
     def critic_loss(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator) -> Loss:
         r"""E[f(fake)] - E[f(real)] + lambda E[(|grad f(x_hat)| - 1)^2], x_hat between a real and a fake point."""
         c = self._given(x, condition)
-        real = self._inside(x, generator)
-        with torch.no_grad():
-            fake = self.generator(self._noise(len(x), generator), c)
-        f_real, f_fake = self.critic(torch.cat([real, fake]), None if c is None else torch.cat([c, c])).chunk(2)
+        real, fake = self._pairs(x, c, generator)
+        f_real, f_fake = self._judged(real, fake, c)
         gap = f_real.mean() - f_fake.mean()
         slope = self._slope(real, fake, c, generator)
         penalty = (slope - 1).square().mean()
@@ -117,9 +115,28 @@ class WGAN(nn.Module):
 
     @torch.no_grad()
     def meters(self, x: Tensor, condition: Tensor | None = None) -> dict[str, Tensor]:
-        """The critic's gap between real and generated points, and the norm of its gradient (1 is right)."""
-        rng = stream(0, "meters", device=x.device)
-        return self.critic_loss(x, condition, generator=rng).parts
+        """Of the critic: its gap between real and generated points, the share of pairs that it tells apart, the norm
+        of its gradient (1 is right). Of samples: their total standard deviation relative to the data's.
+        """
+        c, rng = self._given(x, condition), stream(0, "meters", device=x.device)
+        real, fake = self._pairs(x, c, rng)
+        f_real, f_fake = self._judged(real, fake, c)
+        return {
+            "gap": f_real.mean() - f_fake.mean(),
+            "critic_accuracy": (f_real[:, None] > f_fake).to(f_real.dtype).mean(),
+            "gradient_norm": self._slope(real, fake, c, rng).mean().detach(),
+            "sample_spread": _spread(fake) / _spread(real).clamp_min(1e-12),
+        }
+
+    def _pairs(self, x: Tensor, c: Tensor | None, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Real points as the critic sees them, and as many generated ones, which nothing is learnt through."""
+        real = self._inside(x, generator)
+        with torch.no_grad():
+            return real, self.generator(self._noise(len(x), generator), c)
+
+    def _judged(self, real: Tensor, fake: Tensor, c: Tensor | None) -> tuple[Tensor, ...]:
+        """f of each, (B,)."""
+        return self.critic(torch.cat([real, fake]), None if c is None else torch.cat([c, c])).chunk(2)
 
     def _slope(self, real: Tensor, fake: Tensor, c: Tensor | None, generator: Generator) -> Float[Tensor, "b"]:
         """|grad_x_hat f(x_hat)| for the penalised share of the batch, differentiable in f's parameters."""
@@ -214,6 +231,11 @@ class _Critic(nn.Module):
         if self.embedding is None or self.project is None:
             return f
         return f + (self.project(self.embedding(c)) * h).sum(1)
+
+
+def _spread(y: Tensor) -> Tensor:
+    """The root of the total variance, sqrt(E|y - E y|^2)."""
+    return y.flatten(1).var(0, correction=0).sum().sqrt()
 
 
 def _activation(domain: Images | Vectors) -> type[nn.Module]:

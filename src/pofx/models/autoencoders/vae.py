@@ -204,7 +204,8 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def meters(self, x: Tensor, condition: Tensor | None = None) -> dict[str, Tensor]:
-        """How much of the latent is used: nats in z about x, and the units that move with x.
+        """How much of the latent is used: nats in z about x, in all and in its fullest dimension (where the prior is
+        normal), and the units that move with x.
 
         A unit is active if the variance of its posterior mean over x is above 0.01 (Burda et al. 2016, section 5.2).
         """
@@ -212,7 +213,10 @@ class VAE(nn.Module):
         mu = q.mu if isinstance(q, DiagonalNormal) else q.base.mu
         active = (mu.var(0, correction=0) > 0.01).to(mu.dtype)
         z = q.rsample(1, generator=stream(0, "meters", device=x.device))
-        return {"rate": _rate(q, z).mean(), "active_units": active.sum(), "active_share": active.mean()}
+        meters = {"rate": _rate(q, z).mean(), "active_units": active.sum(), "active_share": active.mean()}
+        if isinstance(q, DiagonalNormal):
+            meters["rate_max"] = q.kl_to_standard_normal().mean(0).max()
+        return meters
 
     def _inside(self, x: Tensor) -> Tensor:
         """Pictures in [-1, 1], vectors standardised: what the encoder reads."""
