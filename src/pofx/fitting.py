@@ -388,7 +388,9 @@ def _restore(course: Course, state: checkpoint.State, folder: Path) -> None:
             raise ValueError(f"step {plain['step']} of {plain['planned']}")
         trainer.load((tensors, plain))
         course.seconds = float(plain["run"]["seconds"])
-        course.history, course.events = [dict(row) for row in plain["history"]], [dict(e) for e in plain["events"]]
+        if not all(isinstance(value, int | float) for row in plain["history"] for value in row.values()):
+            raise ValueError("a row of the history holds what is no number")
+        course.history, course.events = list(plain["history"]), [dict(event) for event in plain["events"]]
         if course.validation is not None and plain["run"]["best_step"]:
             best = under("best", tensors)
             if {name: x.shape for name, x in best.items()} != {k: x.shape for k, x in under("model", tensors).items()}:

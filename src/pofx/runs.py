@@ -165,7 +165,9 @@ class Run:
     def progress(self) -> dict[str, Any]:
         """step, planned, seconds, finished, best_step."""
         with fitting_together(self.folder):
-            return dict(checkpoint.plain_values(self.folder / "checkpoint" / STATE)["run"])
+            run = checkpoint.plain_values(self.folder / "checkpoint" / STATE)["run"]
+            kinds = {"step": int, "planned": int, "seconds": float, "finished": bool}
+            return run | {name: kind(run[name]) for name, kind in kinds.items()}
 
     @property
     def threads(self) -> int:

@@ -160,7 +160,7 @@ def strike_everywhere(kind, stride, tmp_path, monkeypatch, capsys, through):
         go_on(out, through)
 
 
-@pytest.mark.parametrize(("kind", "stride"), [("full", 2), ("dead before", 9), ("dead after", 9)])
+@pytest.mark.parametrize(("kind", "stride"), [("full", 3), ("dead before", 13), ("dead after", 13)])
 def test_a_fault_at_any_write_loses_nothing(kind, stride, tmp_path, monkeypatch, capsys, through):
     strike_everywhere(kind, stride, tmp_path, monkeypatch, capsys, through)
 
