@@ -34,7 +34,7 @@ from pofx.train.settings import Settings, seconds, settings_from
 from pofx.train.sharding import forget_shards, load_shards, save_shards, spread, whole
 from pofx.train.validation import Validation
 from pofx.train.watch import Watcher, stop_on_signals
-from pofx.train.world import World, check_strategy, joined
+from pofx.world import World, check_strategy, joined
 
 DEFAULT_BUDGET = 120.0
 VALIDATION_ROWS, METER_ROWS = 256, 128
@@ -88,8 +88,8 @@ def fit(
     check_strategy(strategy, devices, device := chosen_device(device))
     if devices > 1:
         made = launched(
-            fit, devices, watcher, model, source, out=out, steps=steps, budget=budget, condition=condition, seed=seed,
-            device=device, strategy=strategy, data_seed=data_seed, **given,
+            _fitted, devices, watcher, model, source, out=out, steps=steps, budget=budget, condition=condition,
+            seed=seed, device=device, strategy=strategy, data_seed=data_seed, **given,
         )  # fmt: skip
         return load(made, device=device)
     with joined(strategy, device) as world:
@@ -149,7 +149,8 @@ def resume(
         return run
     watcher = with_loggers(watch or Watcher(), logger)
     if devices > 1:
-        return load(launched(resume, devices, watcher, folder, device=run.device, strategy=strategy), device=run.device)
+        launched(_resumed, devices, watcher, folder, device=run.device, strategy=strategy)
+        return load(folder, device=run.device)
     with joined(strategy, run.device) as world, locked(run.folder, world):
         config, watcher = run.config, watcher if world.leads else Watcher()
         state = _read(run.folder / "checkpoint" / STATE)
@@ -162,6 +163,14 @@ def resume(
         _restore(course, state, run.folder)
         watcher.opened(run.folder, config)
         return _train(run.folder, course, config["threads"], watcher)
+
+
+def _fitted(*args: Any, **kwargs: Any) -> Path:
+    return fit(*args, **kwargs).folder
+
+
+def _resumed(*args: Any, **kwargs: Any) -> Path:
+    return resume(*args, **kwargs).folder
 
 
 def _sorted(entry: Entry, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -34,7 +34,7 @@ from pofx.train.plan import measured_round, undone, use_threads
 from pofx.train.settings import seconds, settings_from
 from pofx.train.validation import Validation
 from pofx.train.watch import Watcher
-from pofx.train.world import World
+from pofx.world import World
 
 PROBE_SECONDS, PROBE_ROUNDS = 2.0, 5
 UTILISATION = 0.4  # of a device's stated rate: what well fed transformers reach; small networks reach far less

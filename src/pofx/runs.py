@@ -43,8 +43,10 @@ from pofx.rendering import Sampled
 from pofx.samplers.chunks import sample_many
 from pofx.train import checkpoint
 from pofx.train.history import differences, short
+from pofx.train.launch import launched
 from pofx.train.plan import use_threads
 from pofx.train.watch import Watcher
+from pofx.world import check_strategy, joined
 
 FORMAT = 2
 CHUNK = 64
@@ -210,15 +212,28 @@ class Run:
         return Sampled(x, self.domain, c)
 
     def evaluate(
-        self, split: str = "test", *, seconds: float | None = None, seed: int = 0, watch: Watcher | None = None
+        self,
+        split: str = "test",
+        *,
+        seconds: float | None = None,
+        seed: int = 0,
+        devices: int = 1,
+        watch: Watcher | None = None,
     ) -> list[Score]:
-        """Scores on a split, each with kind and unit; together they take at most ``seconds`` (the training time)."""
+        """Scores on a split, each with kind and unit; together they take at most ``seconds`` (the training time).
+
+        Several ``devices``, or the processes of ``torchrun``, share the rows to score and the samples to draw.
+        """
+        check_strategy("ddp", devices, self.device)
         limit = max(LEAST_SCORING, self.train_seconds) if seconds is None else seconds
-        said = (watch or Watcher()).said
-        with use_threads(self.threads):
-            return evaluate(
-                self.model, self.data, split=split, seconds=limit, seed=seed, device=self.device, watch=said
-            )
+        watcher = watch or Watcher()
+        given: dict[str, Any] = {"split": split, "seconds": limit, "seed": seed}
+        if devices > 1:
+            return launched(_evaluated, devices, watcher, self.folder, device=self.device, **given)
+        with joined("ddp", self.device) as world, use_threads(self.threads):
+            said = watcher.said if world.leads else Watcher().said
+            model = self.model.to(world.device)
+            return evaluate(model, self.data, device=world.device, watch=said, world=world, **given)
 
     def score(
         self, x: Tensor, condition: Tensor | None = None, *, samples: int = 100, steps: int = 40, seed: int = 0
@@ -249,6 +264,10 @@ class Run:
         if protocol not in capabilities(self.model):
             can = ", ".join(sorted(p.__name__.lower() for p in capabilities(self.model)))
             raise Unusable(f"{self.name} cannot {verb}; it {can}")
+
+
+def _evaluated(folder: Path, *, device: str, **given: Any) -> list[Score]:
+    return load(folder, device=device).evaluate(**given)
 
 
 def load(folder: str | Path, *, device: str = "cpu") -> Run:

@@ -24,7 +24,7 @@ from pofx.train.launch import locked
 from pofx.train.loop import Trainer
 from pofx.train.settings import Settings
 from pofx.train.validation import Validation
-from pofx.train.world import ALONE, World, check_strategy, joined
+from pofx.world import ALONE, World, check_strategy, joined
 
 GAMES = [
     (entry.name, kind)
@@ -190,6 +190,9 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path, monkeypatch):
     assert len(shards) == 2, "each process wrote its share"
     other = fitting.fit("gpt", "digits", out=tmp_path / "two", devices=2, **given, **tiny)
     assert_same(finished(other.folder), finished(tmp_path / "through"))
+    alone, shared = other.evaluate(seconds=20)[0], other.evaluate(seconds=20, devices=2)[0]
+    assert (shared.n, shared.kind, shared.given) == (alone.n, alone.kind, alone.given) == (180, "exact", "classes")
+    assert shared.value == pytest.approx(alone.value, abs=1e-5)
 
 
 def test_torchrun(tmp_path):

@@ -224,6 +224,7 @@ def _evaluate(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("--split", default="test", choices=("test", "validation", "train"))
     parser.add_argument("--budget", help="time for all scores (as long as training took)")
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help="cores or GPUs that share the work (1)")
 
 
 def _compare(parser: Parser, arguments: list[str]) -> None:

@@ -13,6 +13,7 @@ from pofx.domains import Domain, Vectors
 from pofx.evaluate.pace import Clock, Watch, paced
 from pofx.evaluate.score import Score
 from pofx.samplers.chunks import sample_many
+from pofx.world import ALONE, World
 
 MOST = 2048  # samples where time is plentiful
 
@@ -40,24 +41,27 @@ class Drawn:
                      note=note)  # fmt: skip
 
 
-def draw(model: Any, n: int, clock: Clock, *, seed: int, device: str | torch.device, watch: Watch) -> Drawn:
+def draw(
+    model: Any, n: int, clock: Clock, *, seed: int, device: str | torch.device, watch: Watch, world: World = ALONE
+) -> Drawn:
     """Up to n samples; conditions by training frequency, so that their law is the marginal p(x)."""
-    largest = chunk_size(model.domain)
+    largest = chunk_size(model.domain) * world.size
     condition = getattr(model, "condition", None)
     c = balanced(condition, n) if isinstance(condition, Classes) else None
     begun = time.perf_counter()
     sample_many(model, 1, None if c is None else c[:1], seed=seed, role="evaluate/probe", chunk=1, device=device)
-    expected = min(clock.left, (time.perf_counter() - begun) * n)
+    expected = min(clock.left, (time.perf_counter() - begun) * n / world.size)
     watch(f"samples: up to {n}, at most {expected:.1f} s")
-    parts: list[Tensor] = []
+    mine: list[Tensor] = []
     took: dict[int, list[float]] = defaultdict(list)  # chunk size to seconds
-    for i, rows in enumerate(paced(n, clock, largest=largest)):
-        size, begun = rows.stop - rows.start, time.perf_counter()
-        given = None if c is None else c[rows]
-        part = sample_many(model, size, given, seed=seed, role=f"evaluate/{i}", chunk=size, device=device)
-        took[size].append(time.perf_counter() - begun)
-        parts.append(part)
-    x, chunk = torch.cat(parts), max(took)
+    for i, rows in enumerate(world.together(paced(n, clock, largest=largest))):
+        share, begun = world.share(rows), time.perf_counter()
+        size, given = share.stop - share.start, None if c is None else c[share]
+        role = world.own(f"evaluate/{i}")
+        mine.append(sample_many(model, size, given, seed=seed, role=role, chunk=max(1, size), device=device))
+        took[rows.stop - rows.start].append(time.perf_counter() - begun)
+    parts = [part for of_chunk in zip(*world.gathered(mine)) for part in of_chunk]
+    x, chunk = torch.cat([part for part in parts if len(part)]), max(took)
     return Drawn(x, None if c is None else c[: len(x)], chunk, chunk * len(took[chunk]) / sum(took[chunk]))
 
 

@@ -18,6 +18,7 @@ from pofx.evaluate.pace import Clock, Watch
 from pofx.evaluate.quality import memorisation_score, quality_scores
 from pofx.evaluate.score import Score
 from pofx.protocols import Samples, capabilities
+from pofx.world import ALONE, World
 
 
 def evaluate(
@@ -29,6 +30,7 @@ def evaluate(
     seed: int = 0,
     device: str | torch.device = "cpu",
     watch: Watch | None = None,
+    world: World = ALONE,
 ) -> list[Score]:
     """Every score the model is able to get, on held-out data, in at most about ``seconds``.
 
@@ -42,6 +44,7 @@ def evaluate(
         split: "test", "validation" or "train".
         seconds: the training time is a good choice; 60 if None.
         watch: called with one line before each score.
+        world: the processes that share the rows to score and the samples to draw; the leader has the scores.
 
     Raises:
         Unusable: there is no such split, or it is empty.
@@ -57,9 +60,11 @@ def evaluate(
     clock, able = Clock.of(total), capabilities(model)
     shared: dict[str, Any] = {"split": split, "seed": seed, "watch": watch}
     with evaluating(model), torch.no_grad():
-        scores = likelihood_scores(model, data, clock=clock.share(0.4), device=device, **shared)
+        scores = likelihood_scores(model, data, clock=clock.share(0.4), device=device, world=world, **shared)
         if Samples in able:
-            drawn = draw(model, MOST, clock.share(0.6), seed=seed, device=device, watch=watch)
+            drawn = draw(model, MOST, clock.share(0.6), seed=seed, device=device, watch=watch, world=world)
+            if not world.leads:
+                return scores
             scores += memorisation_score(drawn.x, data, clock=clock.share(0.3), **shared)
             scores += quality_scores(drawn.x, data, clock=clock.share(0.6), **shared)
             scores += accuracy_score(drawn, data, clock=clock, patience=0.15 * total, **shared)

@@ -17,6 +17,7 @@ from pofx.evaluate.pace import Clock, Watch, paced, timed
 from pofx.evaluate.score import Kind, Score
 from pofx.protocols import Bounds, Estimate, Estimates, Scores, capabilities
 from pofx.randomness import stream
+from pofx.world import ALONE, World
 
 LIKELIHOODS = frozenset({Scores, Bounds, Estimates})
 MOST = 10_000  # observations scored where time is plentiful
@@ -46,7 +47,15 @@ class Scored:
 
 
 def likelihood_scores(
-    model: Any, data: Data, *, split: str, clock: Clock, seed: int, device: str | torch.device, watch: Watch
+    model: Any,
+    data: Data,
+    *,
+    split: str,
+    clock: Clock,
+    seed: int,
+    device: str | torch.device,
+    watch: Watch,
+    world: World = ALONE,
 ) -> list[Score]:
     """Mean log p per observation, in nats: given the condition, as the marginal where there are classes, and on the
     training split as a labelled reference.
@@ -64,18 +73,19 @@ def likelihood_scores(
 
     if not LIKELIHOODS & capabilities(model):
         return []
-    way = _planned(model, (x, c if given else None), clock.share(0.6), seed, device)
+    plan = world.led(lambda: _planned(model, (x, c if given else None), clock.share(0.6), seed, device))
+    way = replace(way_of(model, samples=plan.samples, steps=plan.steps), rate=plan.rate / world.size)
     scores = []
     for i, (part, told) in enumerate(jobs):
         x, c = shuffled(data, part, seed)
         summed = condition.count if isinstance(condition, Classes) and not told else 1
         share = clock.share(_SHARES[len(jobs)][i])
-        n = min(len(x), MOST, int(share.left / (way.rate * summed)))
+        n = world.agreed(min(len(x), MOST, int(share.left / (way.rate * summed))))
         if n < 8 and i:
             continue  # too few to say anything
         named = f"log p(x){' given ' + told if told else ''}, {way.kind}"
         watch(f"{named}: {n} of {part}, about {n * way.rate * summed:.1f} s")
-        scores.append(_mean(way, (x, c if told else None), data, share, told, part, seed, device))
+        scores.append(_mean(way, (x, c if told else None), data, share, told, part, seed, device, world))
     return scores
 
 
@@ -127,17 +137,26 @@ def _estimate(model: Any, steps: int, x: Tensor, c: Tensor | None, generator: Ge
     return model.estimate_log_prob(x, c, generator=generator, steps=steps)
 
 
-def _planned(model: Any, rows: Batch, clock: Clock, seed: int, device: str | torch.device) -> Way:
-    """The best way, with as many samples or steps as the time allows and the figure needs."""
+@dataclass(frozen=True)
+class _Plan:
+    """How many samples of a bound, or steps of an estimate; and the seconds that a row then takes."""
+
+    samples: int
+    steps: int
+    rate: float
+
+
+def _planned(model: Any, rows: Batch, clock: Clock, seed: int, device: str | torch.device) -> _Plan:
+    """As many samples or steps as the time allows and the figure needs."""
     start = way_of(model, samples=10, steps=_STEPS[0])
     rate = _rate(start, rows, clock, seed, device)
     if start.kind == "lower bound":
         samples = _affordable_samples(model.domain, rate / 10, clock.left, len(rows[0]))
-        return replace(way_of(model, samples=samples, steps=0), rate=rate / 10 * samples)
+        return _Plan(samples, 0, rate / 10 * samples)
     if start.kind == "estimate":
         steps = _sufficient_steps(model, rate / _STEPS[0], clock, rows, seed, device)
-        return replace(way_of(model, samples=0, steps=steps), rate=rate / _STEPS[0] * steps)
-    return replace(start, rate=rate)
+        return _Plan(0, steps, rate / _STEPS[0] * steps)
+    return _Plan(0, 0, rate)
 
 
 def _affordable_samples(domain: Domain, seconds_per_sample: float, seconds: float, n: int) -> int:
@@ -162,11 +181,19 @@ def _sufficient_steps(
 
 
 def _mean(
-    way: Way, rows: Batch, data: Data, clock: Clock, given: str, split: str, seed: int, device: str | torch.device
+    way: Way,
+    rows: Batch,
+    data: Data,
+    clock: Clock,
+    given: str,
+    split: str,
+    seed: int,
+    device: str | torch.device,
+    world: World,
 ) -> Score:
     """The mean over as many rows as the clock allows."""
-    slices = paced(min(len(rows[0]), MOST), clock, largest=way.rows)
-    scored = _scored(way, rows, slices, "evaluate/noise", seed, device)
+    slices = paced(min(len(rows[0]), MOST), clock, largest=way.rows * world.size)
+    scored = _scored(way, rows, slices, "evaluate/noise", seed, device, world)
     log_p, n = scored.value, len(scored.value)
     impossible = int((log_p == -math.inf).sum())
     notes = [way.note, f"{impossible} of {n} have probability 0" if impossible else ""]
@@ -187,14 +214,22 @@ def _mean(
 
 
 def _scored(
-    way: Way, rows: Batch, slices: Iterable[slice], role: str, seed: int, device: str | torch.device
-) -> Scored:  # fmt: skip
-    """The rows of each slice in turn, each with a generator of its own."""
+    way: Way,
+    rows: Batch,
+    slices: Iterable[slice],
+    role: str,
+    seed: int,
+    device: str | torch.device,
+    world: World = ALONE,
+) -> Scored:
+    """The rows of each slice in turn, each with a generator of its own; several processes share each slice."""
     x, c = rows
-    parts = []
-    for i, batch in enumerate(slices):
-        generator = stream(seed, role, i, device=device)
-        parts.append(_called(way, x[batch].to(device), None if c is None else c[batch].to(device), generator))
+    mine = []
+    for i, batch in enumerate(world.together(slices)):
+        share = world.share(batch)
+        generator = stream(seed, world.own(role), i, device=device)
+        mine.append(_called(way, x[share].to(device), None if c is None else c[share].to(device), generator))
+    parts = [part for of_slice in zip(*world.gathered(mine)) for part in of_slice]
     biases = [part.bias for part in parts if part.bias is not None]
     return Scored(torch.cat([part.value for part in parts]), parts[0].kind, torch.cat(biases) if biases else None)
 

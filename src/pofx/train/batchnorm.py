@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pofx.train.world import World
+from pofx.world import World
 
 
 def synchronise(model: nn.Module, world: World) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from pofx.errors import Unusable
 from pofx.files import sweep
 from pofx.train.watch import Watcher, stop_on_signals
-from pofx.train.world import World
+from pofx.world import World
 
 LOCK = "lock"
 
@@ -52,8 +52,8 @@ def speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def launched(call: Callable[..., Any], devices: int, watcher: Watcher, *args: Any, **kwargs: Any) -> str:
-    """``call(*args, watch=watcher, **kwargs)`` in ``devices`` processes that train together; the folder of their run.
+def launched(call: Callable[..., Any], devices: int, watcher: Watcher, *args: Any, **kwargs: Any) -> Any:
+    """``call(*args, watch=watcher, **kwargs)`` in ``devices`` processes that work together; what it gives the leader.
 
     The processes are PyTorch's (``torch.multiprocessing``), started afresh; Ctrl-C and SIGTERM reach all of them.
 
@@ -80,7 +80,7 @@ def launched(call: Callable[..., Any], devices: int, watcher: Watcher, *args: An
         raise Unusable(value)
     if kind == "interrupted":
         raise KeyboardInterrupt
-    return str(value)
+    return value
 
 
 def _work(
@@ -96,7 +96,7 @@ def _work(
     """One of the processes."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "POFX_MEETING": meeting}
     try:
-        result = ("run", str(call(*args, watch=watcher, **kwargs).folder))
+        result = ("done", call(*args, watch=watcher, **kwargs))
     except Unusable as error:
         result = ("unusable", str(error))
     except KeyboardInterrupt:

@@ -21,13 +21,12 @@ from pofx.train.batches import Batches
 from pofx.train.batchnorm import synchronise
 from pofx.train.checkpoint import State
 from pofx.train.ema import EMA
+from pofx.train.ledger import BAD, Ledger
 from pofx.train.optimisers import load_state, optimisers_for, state_of, step
 from pofx.train.schedule import rate
 from pofx.train.settings import Settings
 from pofx.train.sharding import shard, whole
-from pofx.train.world import ALONE, World, loss_of
-
-BAD = "bad"  # what a ledger calls a step that was skipped
+from pofx.world import ALONE, World
 
 
 def turns_of(model: Any) -> tuple[Turn, ...]:
@@ -40,60 +39,26 @@ def turns_of(model: Any) -> tuple[Turn, ...]:
     return ()
 
 
-class Ledger:
-    """What a player's steps gave: kept on the device, read together, averaged over the steps that were not skipped."""
+class _Move(nn.Module):
+    """One player's loss as a module of that player's parameters: what the engine wraps."""
 
-    def __init__(self) -> None:
-        self.unread: dict[str, list[Tensor]] = {}
-        self.sums: dict[str, list[float]] = {}  # name -> [sum, count]
-        self.streak = self.skipped = 0
+    def __init__(self, turn: Turn) -> None:
+        super().__init__()
+        self.turn = turn
+        self.own = nn.ParameterList(turn.parameters)
 
-    def add(self, name: str, value: Tensor) -> None:
-        """One step's value of one name; nothing is computed."""
-        self.unread.setdefault(name, []).append(value.detach())
+    def forward(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Loss:
+        return self.turn.loss(x, condition, generator=generator)
 
-    def read(self) -> None:
-        """Waits for the device, once."""
-        if not self.unread:
-            return
-        names, lists = list(self.unread), list(self.unread.values())
-        rows = torch.cat([torch.stack(values).double() for values in lists]).tolist()
-        columns: dict[str, list[float]] = {}
-        for name, taken in zip(names, lists):
-            columns[name], rows = rows[: len(taken)], rows[len(taken) :]
-        self.unread.clear()
-        bad = columns.pop(BAD)
-        for skipped in bad:
-            self.streak = self.streak + 1 if skipped else 0
-        self.skipped += round(sum(bad))
-        for name, values in columns.items():
-            kept = [v for v, skipped in zip(values, bad) if not skipped]
-            held = self.sums.setdefault(name, [0.0, 0])
-            for value in kept:  # one by one: the sum is then the same however many were read at once
-                held[0] += value
-            held[1] += len(kept)
 
-    def means(self) -> dict[str, float]:
-        """Mean of each name since the last call."""
-        self.read()
-        means = {name: total / count for name, (total, count) in self.sums.items() if count}
-        self.sums.clear()
-        return means
+def loss_of(turn: Turn, world: World) -> Any:
+    """``(x, condition, generator) -> Loss``; the gradients that follow are averaged over the processes."""
+    move = _Move(turn)
+    if world.size == 1 or world.sharded:  # sharded weights average their own gradients
+        return move.forward
+    from torch.nn.parallel import DistributedDataParallel
 
-    def latest(self) -> dict[str, float]:
-        """The last step's values, for a bar; nothing changes."""
-        return {name: float(values[-1]) for name, values in self.unread.items() if name != BAD}
-
-    def state(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
-        self.read()
-        return {"sums": self.sums, "streak": self.streak, "skipped": self.skipped}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state``."""
-        self.unread.clear()
-        self.sums = {name: [float(total), int(count)] for name, (total, count) in state["sums"].items()}
-        self.streak, self.skipped = int(state["streak"]), int(state["skipped"])
+    return DistributedDataParallel(move)
 
 
 class Player:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pofx.errors import Unusable
 from pofx.protocols import Learns, Plays, capabilities
 from pofx.train.checkpoint import State
-from pofx.train.world import World
+from pofx.world import World
 
 METHODS = ("loss", "log_prob", "elbo", "meters")  # that gather the weights they need, as ``forward`` does
 SHARDS = "shards"

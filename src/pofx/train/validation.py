@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from pofx.data.dataset import Batch
 from pofx.protocols import Bounds, Learns, Plays, Scores, capabilities
 from pofx.randomness import Shared, stream
-from pofx.train.world import ALONE, World
+from pofx.world import ALONE, World
 
 
 class Validation:

@@ -1,4 +1,4 @@
-"""The processes that train one model together; usually there is one.
+"""The processes that work on one model together; usually there is one.
 
 The engine is PyTorch's own: ``torch.distributed`` under ``torchrun``, gradients averaged by ``DistributedDataParallel``
 or weights sharded by ``fully_shard``. Data order and noise are drawn for the whole batch in every process, and each
@@ -6,16 +6,15 @@ takes its rows (``pofx.randomness.Shared``), so several processes compute what o
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pofx.errors import Unusable
-from pofx.protocols import Loss, Turn
 
 STRATEGIES = ("ddp", "fsdp")
 
@@ -86,6 +85,36 @@ class World:
             raise Unusable(error)
         return value
 
+    def gathered(self, value: Any) -> list[Any]:
+        """Every process's plain value, by rank, in every process."""
+        if self.size == 1:
+            return [value]
+        held: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(held, value)
+        return held
+
+    def share(self, rows: slice) -> slice:
+        """This process's rows of a slice: consecutive, as even as can be, every row in one process."""
+        n = rows.stop - rows.start
+        return slice(rows.start + self.rank * n // self.size, rows.start + (self.rank + 1) * n // self.size)
+
+    def own(self, role: str) -> str:
+        """A role of randomness that no other process has; alone, the role itself."""
+        return role if self.size == 1 else f"{role}/{self.rank}"
+
+    def together(self, leader: Iterable[Any]) -> Iterator[Any]:
+        """What the leader's iterator gives, in every process; only the leader's is run."""
+        if self.size == 1:
+            yield from leader
+            return
+        end, ours = object(), iter(leader)
+        while True:
+            value = next(ours, end) if self.leads else None
+            done, value = self.agreed((value is end, None if value is end else value))
+            if done:
+                return
+            yield value
+
     def wait(self) -> None:
         """Until every process is here."""
         if self.size > 1:
@@ -93,28 +122,6 @@ class World:
 
 
 ALONE = World()
-
-
-class _Move(nn.Module):
-    """One player's loss as a module of that player's parameters: what the engine wraps."""
-
-    def __init__(self, turn: Turn) -> None:
-        super().__init__()
-        self.turn = turn
-        self.own = nn.ParameterList(turn.parameters)
-
-    def forward(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Loss:
-        return self.turn.loss(x, condition, generator=generator)
-
-
-def loss_of(turn: Turn, world: World) -> Any:
-    """``(x, condition, generator) -> Loss``; the gradients that follow are averaged over the processes."""
-    move = _Move(turn)
-    if world.size == 1 or world.sharded:  # sharded weights average their own gradients
-        return move.forward
-    from torch.nn.parallel import DistributedDataParallel
-
-    return DistributedDataParallel(move)
 
 
 @contextmanager
