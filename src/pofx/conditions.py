@@ -31,6 +31,8 @@ class Classes:
     def __post_init__(self) -> None:
         if not self.names or len(self.names) != len(self.frequencies):
             raise Unusable(f"classes need a frequency each, got {len(self.names)} and {len(self.frequencies)}")
+        if not all(0 <= f <= 1 for f in self.frequencies) or not any(self.frequencies):
+            raise Unusable(f"frequencies of classes lie in 0 to 1, and not all are 0, got {self.frequencies[:5]}")
 
     @property
     def count(self) -> int:

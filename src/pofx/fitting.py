@@ -279,8 +279,6 @@ def _course(folder: Path, config: dict[str, Any], trainer: Trainer, data: Data, 
     home = folder / "checkpoint"
     course.save = lambda good: _save(folder, config, course, good=good)
     course.restore = lambda: trainer.load(_placed(_read(home / GOOD), trainer))
-    if world.leads:
-        course.keep = lambda: share(home / STATE, home / f"step-{trainer.step:06d}.safetensors")
     long = (settings.budget or 0.0) >= DRAW_BUDGET
     if Samples in capabilities(trainer.model) and long and world.leads and not world.sharded:
         course.draw = _drawer(folder, config, trainer, data)
@@ -335,7 +333,7 @@ def _deterministic(wanted: bool) -> Iterator[None]:
 
 
 def _save(folder: Path, config: dict[str, Any], course: Course, *, good: bool) -> None:
-    """The checkpoint, one file that is whole or absent; where training may go back to it, under a second name too.
+    """The checkpoint, one file that is whole or absent; where it is kept or may be gone back to, under more names.
 
     What people read beside it (weights to sample from, history, events) is written when training pauses, not each time.
     """
@@ -362,10 +360,12 @@ def _save(folder: Path, config: dict[str, Any], course: Course, *, good: bool) -
                 checkpoint.save(folder / "model.safetensors", shown, {"config": config})
                 write_history(folder, course.history, course.events)
     if world.leads:
-        # The good one first: a process killed between the two goes on from the older, and comes here again.
-        checkpoint.save(home / (GOOD if good else STATE), tensors, plain)
-        if good:
-            share(home / GOOD, home / STATE)
+        # The last one last: a process killed before it goes on from an older one, and comes here again.
+        names = [f"step-{trainer.step:06d}.safetensors"] if trainer.settings.keeps(trainer.step) else []
+        first, *others = [home / name for name in (*names, *([GOOD] if good else []), STATE)]
+        checkpoint.save(first, tensors, plain)
+        for other in others:
+            share(first, other)
         if world.sharded:
             named = [checkpoint.plain_values(path).get("shards", "") for path in home.glob("*.safetensors")]
             forget_shards(home, set(named))
@@ -397,7 +397,9 @@ def _restore(course: Course, state: checkpoint.State, folder: Path) -> None:
             raise ValueError(f"step {plain['step']} of {plain['planned']}")
         trainer.load((tensors, plain))
         course.seconds = float(plain["run"]["seconds"])
-        course.history, course.events = list(plain["history"]), list(plain["events"])
+        if not all(isinstance(value, int | float) for row in plain["history"] for value in row.values()):
+            raise ValueError("a row of the history holds what is no number")
+        course.history, course.events = list(plain["history"]), [dict(event) for event in plain["events"]]
         if course.validation is not None and plain["run"]["best_step"]:
             best = under("best", tensors)
             if {name: x.shape for name, x in best.items()} != {k: x.shape for k, x in under("model", tensors).items()}:

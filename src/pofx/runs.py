@@ -168,7 +168,9 @@ class Run:
     def progress(self) -> dict[str, Any]:
         """step, planned, seconds, finished, best_step."""
         with fitting_together(self.folder):
-            return dict(checkpoint.plain_values(self.folder / "checkpoint" / STATE)["run"])
+            run = checkpoint.plain_values(self.folder / "checkpoint" / STATE)["run"]
+            kinds = {"step": int, "planned": int, "seconds": float, "finished": bool}
+            return run | {name: kind(run[name]) for name, kind in kinds.items()}
 
     @property
     def threads(self) -> int:
@@ -331,7 +333,7 @@ def _is_well_formed(config: dict[str, Any], key: str) -> bool:
     value = config.get(key)
     if key in _KINDS:
         return key in config and isinstance(value, _KINDS[key])
-    return isinstance(value, int) and (0 if key == "planned" else 1) <= value <= _MOST[key]
+    return type(value) is int and (0 if key == "planned" else 1) <= value <= _MOST[key]
 
 
 def _rehearse(config: dict[str, Any], domain: Domain, condition: Condition | None, weights: dict[str, Tensor]) -> None:

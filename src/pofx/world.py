@@ -139,8 +139,10 @@ def joined(strategy: str, device: str) -> Iterator[World]:
     torch.distributed.init_process_group(
         "nccl" if on_gpu else "gloo", init_method=f"file://{meeting}" if meeting else None, rank=rank, world_size=size
     )
+    world = World(rank, size, strategy, device)
     try:
-        yield World(rank, size, strategy, device)
+        yield world
+        world.wait()  # who leaves early takes the others' connections away
     finally:
         torch.distributed.destroy_process_group()
 

@@ -164,7 +164,7 @@ def test_stop_and_resume_around_a_way_back(diverging, tmp_path, monkeypatch):
     through = fitted("vae", "moons", tmp_path / "through", **diverging)
     assert [event["kind"] for event in through.events if event["kind"] != "alarm"] == ["rollback", "rollback"]
     assert [event["step"] for event in through.events[1:]] == [55, 55]
-    for at in (55, 75, 80, 81, 95):
+    for at in (75, 80, 81):
         out = tmp_path / f"stopped-{at}"
         stopped(monkeypatch, at, fitted, "vae", "moons", out, **diverging)
         same(through, fitting.resume(out, device="cpu"))

@@ -71,7 +71,7 @@ class Batches:
         self.generator.set_state(tensors["before"])
         self._shuffle()
         self.generator.set_state(tensors["now"])
-        self.position = plain["position"]
+        self.position = int(plain["position"])
 
 
 class StreamedBatches:
@@ -128,7 +128,7 @@ class StreamedBatches:
         if not 0 <= plain["position"] <= len(self.block):
             raise ValueError(f"position {plain['position']} of {len(self.block)}")
         self.generator.set_state(tensors["now"])
-        self.position = plain["position"]
+        self.position = int(plain["position"])
 
 
 def batches_of(

@@ -37,7 +37,6 @@ class Course:
         validation: keeps the best weights, or None.
         save: writes a checkpoint; told True, one that training may go back to.
         restore: puts the trainer where the last such checkpoint stood.
-        keep: sets the checkpoint just written aside for good.
         draw: draws samples, or None.
         watched: rows that the model's meters are read on, or None.
         budget: seconds that the plan was made for, or None.
@@ -50,7 +49,6 @@ class Course:
     validation: Validation | None
     save: Callable[[bool], None]
     restore: Callable[[], None]
-    keep: Callable[[], None] = lambda: None
     draw: Callable[[int], None] | None = None
     watched: Batch | None = None
     budget: float | None = None
@@ -88,7 +86,7 @@ class Course:
             if trainer.world.size == 1 or trainer.step % BEAT == 0:
                 late = self.budget is not None and self.seconds > OVERTIME * self.budget
                 stopping, saving, late = trainer.world.any(stop.asked, now - saved > SAVE_SECONDS, late)
-                if saving:
+                if saving and trainer.step < trainer.planned:
                     self.save(False)
                     saved = now
                 if late and trainer.step < trainer.planned:
@@ -117,12 +115,10 @@ class Course:
         if self.draw is not None and _due(step, planned, DRAWINGS) and step < planned:
             with trainer.weights():
                 self.draw(step)
-        keep = bool(settings.keep_every) and step % settings.keep_every == 0
+        kept = settings.keeps(step)
         good = _due(step, planned, max(1, min(VALIDATIONS, planned // APART))) and not trainer.streak()
-        if (good and step < planned) or keep:
+        if (good or kept) and step < planned:  # the end is saved with all that people read, once
             self.save(good)
-        if keep:
-            self.keep()
 
     def _record(self, *, measure: bool) -> None:
         """Reads the losses; measures the validation rows and the meters when it is their turn."""

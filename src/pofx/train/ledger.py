@@ -60,5 +60,5 @@ class Ledger:
     def load(self, state: dict[str, Any]) -> None:
         """The inverse of ``state``."""
         self.unread.clear()
-        self.sums = {name: list(held) for name, held in state["sums"].items()}
-        self.streak, self.skipped = state["streak"], state["skipped"]
+        self.sums = {name: [float(total), int(count)] for name, (total, count) in state["sums"].items()}
+        self.streak, self.skipped = int(state["streak"]), int(state["skipped"])

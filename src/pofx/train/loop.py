@@ -257,7 +257,7 @@ class Trainer:
     def load(self, state: State) -> None:
         """The inverse of ``state``: the next round is the one that would have come."""
         tensors, plain = state
-        self.step, self.planned, self.brake = plain["step"], plain["planned"], plain["brake"]
+        self.step, self.planned, self.brake = int(plain["step"]), int(plain["planned"]), float(plain["brake"])
         self.model.load_state_dict(under("model", tensors))
         for player in self.players:
             player.ledger.load(plain[f"ledger/{player.turn.player}"])

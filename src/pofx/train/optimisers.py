@@ -102,7 +102,7 @@ def load_state(optimiser: Optimizer, tensors: dict[str, torch.Tensor], plain: di
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     names = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimiser, (Adam, AdamW)) else {"momentum_buffer"}
     for i, entry in state.items():
-        shapes = {tuple(v.shape) for key, v in entry.items() if torch.is_tensor(v) and key != "step"}
-        if entry.keys() != names or shapes - {tuple(parameters[i].shape)}:
+        right = {key: () if key == "step" else tuple(parameters[i].shape) for key in names}
+        if {key: tuple(v.shape) for key, v in entry.items() if v is not None} != right:
             raise ValueError(f"the optimiser's state {i} does not fit its weights")
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

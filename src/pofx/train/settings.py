@@ -85,9 +85,14 @@ class Settings:
             ("cooldown", "in [0, 1]", 0 <= self.cooldown <= 1),
             ("clip", "at least 0", self.clip >= 0),
             ("ema", "in [0, 1]", 0 <= self.ema <= 1),
+            *((name, "true or false", isinstance(getattr(self, name), bool)) for name in ("compile", "deterministic")),
             *((name, "one of " + ", ".join(get_args(kind)), getattr(self, name) in get_args(kind))
               for name, kind in (("optimiser", Optimiser), ("schedule", Schedule), ("precision", Precision))),
         ]  # fmt: skip
+
+    def keeps(self, step: int) -> bool:
+        """Whether the checkpoint of this step is kept for good."""
+        return bool(self.keep_every and step and step % self.keep_every == 0)
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
