@@ -1,6 +1,7 @@
 """Batch normalisation over the batch of all processes, as one process would do it."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -43,9 +44,23 @@ def _normalised(norm: _BatchNorm, world: World, x: Float[Tensor, "B C *S"]) -> F
 
 def _mean_over(values: Tensor, world: World) -> Tensor:
     """The mean over processes, through which gradients flow to each."""
-    from torch.distributed.nn.functional import all_reduce
+    return _Sum.apply(values) / world.size
 
-    return all_reduce(values) / world.size
+
+class _Sum(torch.autograd.Function):
+    """The sum over processes: what any of them makes of it, all of them are moved by."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        torch.distributed.all_reduce(total)
+        return total
 
 
 @torch.no_grad()
