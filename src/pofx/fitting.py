@@ -1,6 +1,5 @@
 """From a name, a source and a budget to a run folder; and on from where a run was left."""
 
-import inspect
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,34 +10,39 @@ import torch
 
 import pofx
 from pofx import data as sources
-from pofx.catalogue import Entry, find
-from pofx.conditions import condition_to_config
+from pofx.catalogue import find
 from pofx.data.dataset import Data
-from pofx.domains import Domain, Images
-from pofx.errors import Unusable, nearest
+from pofx.domains import Domain
+from pofx.errors import Unusable
 from pofx.files import share, write_json
-from pofx.protocols import Adapts, Samples, capabilities
-from pofx.randomness import stream
+from pofx.preparing import (
+    DRAW_BUDGET,
+    adapted,
+    described,
+    planned_for,
+    settings_for,
+    sorted_arguments,
+    trainer_for,
+)  # fmt: skip
+from pofx.protocols import Samples, capabilities
 from pofx.rendering import Sampled, natural_suffix
-from pofx.runs import CHUNK, FORMAT, STATE, Run, build, chosen_device, fitting_together, lasting, load, named_after
+from pofx.runs import CHUNK, FORMAT, STATE, Run, chosen_device, fitting_together, lasting, load, named_after
 from pofx.samplers.chunks import sample_many
 from pofx.train import checkpoint
-from pofx.train.course import VALIDATIONS, Course
+from pofx.train.course import Course
 from pofx.train.health import duplicated
 from pofx.train.history import differences, write_history
 from pofx.train.launch import LOCK, launched, locked
 from pofx.train.loggers import with_loggers
-from pofx.train.loop import Trainer, compiled, under
-from pofx.train.plan import fastest_threads, measured_round, planned_rounds, use_threads
+from pofx.train.loop import Trainer, under
+from pofx.train.plan import use_threads
 from pofx.train.settings import Settings, seconds, settings_from
 from pofx.train.sharding import forget_shards, load_shards, save_shards, spread, whole
 from pofx.train.validation import Validation
 from pofx.train.watch import Watcher, stop_on_signals
 from pofx.world import World, check_strategy, joined
 
-DEFAULT_BUDGET = 120.0
-VALIDATION_ROWS, METER_ROWS = 256, 128
-DRAW_BUDGET = 20.0  # seconds: a shorter run draws its last sheet only
+METER_ROWS = 128
 GOOD = "good.safetensors"  # the checkpoint that a diverging run goes back to
 
 
@@ -82,7 +86,7 @@ def fit(
     """
     watcher = with_loggers(watch or Watcher(), logger)
     given_budget = {} if budget is None else {"budget": seconds(budget)}
-    arguments, source_options, chosen = _sorted(find(model), given)
+    arguments, source_options, chosen = sorted_arguments(find(model), given)
     chosen |= given_budget | ({} if steps is None else {"steps": steps})
     settings_from({}, chosen)  # what is wrong with them is said before anything is loaded
     check_strategy(strategy, devices, device := chosen_device(device))
@@ -107,17 +111,14 @@ def fit(
             "seed": seed,
             "data_seed": data_seed,
             "sample_chunk": CHUNK,
-        } | _described(data)
+        } | described(data)
         watcher = watcher if world.leads else Watcher()
-        network = build(config, data.domain, data.condition).to(world.device)
-        settings = _settings(network, chosen, len(data.train))
+        network = adapted(config, data, world.device)
+        settings = settings_for(network, chosen, len(data.train))
         config["settings"] = {name: getattr(settings, name) for name in Settings.names()}
-        if Adapts in capabilities(network):
-            x, c = data.train.to(world.device).rows()
-            network.adapt(x, c, generator=stream(seed, "adapt", device=world.device))
         with _new(_folder(out, model, source), config, world) as folder:
-            trainer = _trainer(network, data, settings, config, world, watcher)
-            config |= _plan(trainer, settings)
+            trainer = trainer_for(network, data, settings, config, world, watcher)
+            config |= planned_for(trainer, settings)
             course = _course(folder, config, trainer, data, watcher)
             if world.leads:
                 write_json(folder / "config.json", config)
@@ -158,7 +159,7 @@ def resume(
         with fitting_together(run.folder):
             settings = Settings(**config["settings"])
         data = run.data
-        trainer = _trainer(network, data, settings, config, world, watcher)
+        trainer = trainer_for(network, data, settings, config, world, watcher)
         course = _course(run.folder, config, trainer, data, watcher)
         _restore(course, state, run.folder)
         watcher.opened(run.folder, config)
@@ -171,97 +172,6 @@ def _fitted(*args: Any, **kwargs: Any) -> Path:
 
 def _resumed(*args: Any, **kwargs: Any) -> Path:
     return resume(*args, **kwargs).folder
-
-
-def _sorted(entry: Entry, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """What was given by name, as arguments of the model, options of the source, and training settings.
-
-    Raises:
-        Unusable: a name that is none of them; the nearest that is one is named.
-    """
-    own, options = entry.hyperparameters(), inspect.signature(sources.load).parameters
-    for name in given:
-        if name not in (*own, *options, *Settings.names()):
-            raise Unusable(f"{entry.name} has no argument {name!r}{nearest(name, [*own, *options, *Settings.names()])}")
-    arguments = {name: value for name, value in given.items() if name in own}
-    source_options = {name: value for name, value in given.items() if name in options and name not in own}
-    return arguments, source_options, {k: v for k, v in given.items() if k not in arguments | source_options}
-
-
-def _described(data: Data) -> dict[str, Any]:
-    """What a run keeps of its data: enough to know them again."""
-    return {
-        "domain": data.domain.to_config(),
-        "condition": condition_to_config(data.condition),
-        "data": {
-            "fingerprint": data.fingerprint(),
-            "split": data.split,
-            "observations": {name: data.part(name).observations for name in ("train", "validation", "test")},
-        },
-    }
-
-
-def _settings(network: Any, given: dict[str, Any], observations: int) -> Settings:
-    """The model's recipe under what was given; a batch larger than the data is refused if the user asked for it."""
-    recipe = dict(getattr(network, "recipe", {}))
-    if given.get("batch_size", 1) > observations:
-        raise Unusable(
-            f"--batch-size must be at most the {observations} training observations, got {given['batch_size']}"
-        )
-    if "batch_size" in recipe:
-        recipe["batch_size"] = min(recipe["batch_size"], observations)
-    if "steps" in given or "budget" in given:
-        recipe.pop("budget", None)
-    settings = settings_from(recipe, given)
-    if settings.steps is None and settings.budget is None:
-        return settings_from(recipe, given | {"budget": DEFAULT_BUDGET})
-    return settings
-
-
-def _trainer(
-    network: Any, data: Data, settings: Settings, config: dict[str, Any], world: World, watcher: Watcher
-) -> Trainer:
-    """The rounds of a run, compiled if that was asked for."""
-    if world.device.startswith("cuda") and isinstance(data.domain, Images):
-        network.to(memory_format=torch.channels_last)  # what its convolutions are fastest on
-    planned = config.get("planned") or settings.steps or 1
-    part = data.train.to(world.device)
-    trainer = Trainer(network, part, settings, planned=planned, seed=config["seed"], world=world)
-    if settings.precision == "bf16" and world.device == "cpu" and not torch.cpu._is_avx512_bf16_supported():
-        watcher.said("--precision bf16: this processor has no bf16 of its own, so expect steps about 8 times as long")
-    if settings.compile and trainer.players:
-        compiled(network, lambda: _trial(trainer), watcher.said)
-    return trainer
-
-
-def _plan(trainer: Trainer, settings: Settings) -> dict[str, Any]:
-    """Sets the number of rounds; gives the threads that compute them, and the validation rows they leave time for."""
-    rows, threads = VALIDATION_ROWS, settings.threads or _most_threads(trainer.world)
-    if not trainer.players:
-        trainer.planned = 0
-    elif settings.steps is None:
-        assert settings.budget is not None
-        probe = 0.02 * settings.budget
-        if settings.threads is None and trainer.world.size == 1:
-            threads, each = fastest_threads(trainer, seconds=probe)
-        else:
-            with use_threads(threads):
-                each = measured_round(trainer, seconds=probe)
-        trainer.planned = trainer.world.agreed(planned_rounds(each, settings.budget))
-        # Scoring a row costs about as much as training on one: validation gets about a twentieth of the time.
-        rows = max(32, int(0.05 * trainer.planned * trainer.observations / VALIDATIONS))
-    rows = settings.validation_rows or min(rows, 2000)
-    return {"planned": trainer.planned, "threads": threads, "validation_rows": rows}
-
-
-def _most_threads(world: World) -> int:
-    """Threads of each process: together as many as there are cores."""
-    return max(1, torch.get_num_threads() // world.size) if world.size > 1 else torch.get_num_threads()
-
-
-def _trial(trainer: Trainer) -> None:
-    """One round, undone."""
-    measured_round(trainer, seconds=0.0)
 
 
 def _course(folder: Path, config: dict[str, Any], trainer: Trainer, data: Data, watcher: Watcher) -> Course:

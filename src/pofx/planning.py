@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from pofx import data as sources
-from pofx import fitting
 from pofx.catalogue import find
 from pofx.data.dataset import Data, Part
 from pofx.errors import Unusable
 from pofx.evaluate.operations import Operations
 from pofx.evaluate.spending import Spent, held, spent
-from pofx.protocols import Adapts, Samples, capabilities
+from pofx.preparing import DRAW_BUDGET, adapted, planned_for, settings_for, sorted_arguments, trainer_for
+from pofx.protocols import Samples, capabilities
 from pofx.randomness import stream
 from pofx.rendering import Sampled, natural_suffix
-from pofx.runs import CHUNK, build, chosen_device
+from pofx.runs import CHUNK, chosen_device
 from pofx.samplers.chunks import sample_many
 from pofx.train import checkpoint
 from pofx.train.course import DRAWINGS, SAVE_SECONDS, VALIDATIONS
@@ -162,7 +162,7 @@ def plan(
         given: training settings, options of the source, and the model's own arguments, by name.
     """
     began = time.perf_counter()
-    arguments, source_options, chosen = fitting._sorted(find(model), given)
+    arguments, source_options, chosen = sorted_arguments(find(model), given)
     chosen |= ({} if budget is None else {"budget": seconds(budget)}) | ({} if steps is None else {"steps": steps})
     settings_from({}, chosen)
     device = chosen_device(device)
@@ -210,13 +210,10 @@ def _warm() -> None:
 
 def _trainer(config: dict[str, Any], data: Data, chosen: dict[str, Any], device: str, *, plain: bool) -> Trainer:
     """As ``fit`` makes it, up to the first round; ``plain``: not compiled, so that operations can be seen."""
-    network = build(config, data.domain, data.condition).to(device)
-    settings = fitting._settings(network, chosen, len(data.train))
+    network = adapted(config, data, device)
+    settings = settings_for(network, chosen, len(data.train))
     settings = replace(settings, compile=False) if plain else settings
-    if Adapts in capabilities(network):
-        x, c = data.train.to(device).rows()
-        network.adapt(x, c, generator=stream(config["seed"], "adapt", device=device))
-    trainer = fitting._trainer(network, data, settings, config, World(device=device), Watcher())
+    trainer = trainer_for(network, data, settings, config, World(device=device), Watcher())
     network.train()
     return trainer
 
@@ -244,14 +241,14 @@ def _measured(trainer: Trainer, data: Data) -> Measured:
     """Plans the rounds as ``fit`` does, then times what the run repeats; only in this order is growth seen."""
     settings, players = trainer.settings, bool(trainer.players)
     grown = _growth(trainer) if players else 0
-    decided, probe = spent(lambda: fitting._plan(trainer, settings), trainer.device)
+    decided, probe = spent(lambda: planned_for(trainer, settings), trainer.device)
     planned = trainer.planned
     with use_threads(decided["threads"]), tempfile.TemporaryDirectory() as place:
         each = measured_round(trainer, seconds=PROBE_SECONDS) if players else 0.0
         validation = _validation(trainer, data, decided["validation_rows"])
         sheet = _sheet(trainer, data, Path(place))
         saved = _saved(trainer, Path(place))
-    draws = min(DRAWINGS, planned) - 1 if players and (settings.budget or 0.0) >= fitting.DRAW_BUDGET else 0
+    draws = min(DRAWINGS, planned) - 1 if players and (settings.budget or 0.0) >= DRAW_BUDGET else 0
     whole = {
         "probe": probe.seconds, "rounds": planned * each,
         "validation": min(VALIDATIONS, planned) * validation.seconds, "sheets": draws * sheet.seconds,

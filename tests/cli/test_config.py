@@ -6,7 +6,7 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
-from pofx import fitting
+from pofx import fitting, preparing
 from pofx.cli import main
 from pofx.configs import fitting_arguments
 from pofx.runs import load
@@ -44,7 +44,7 @@ def test_a_run_is_repeated_to_the_same_bits(tmp_path, model, source, flags):
 
 def test_a_budgeted_run_is_repeated_by_its_plan(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "planned_rounds", lambda *_: 7)
+        patch.setattr(preparing, "planned_rounds", lambda *_: 7)
         pofx(f"fit vae digits {SMALL} --budget 30s --seed 1 --out {tmp_path}/first")
     first = load(tmp_path / "first")
     assert (first.config["planned"], first.config["validation_rows"]) == (7, 32)

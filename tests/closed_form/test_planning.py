@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pofx import fitting, planning
+from pofx import fitting, planning, preparing
 from pofx.cli import main
 from pofx.data.dataset import Rows
 from pofx.errors import Unusable
@@ -97,7 +97,7 @@ def test_a_plan_foretells_what_the_run_stores(tmp_path, monkeypatch):
 
 
 def test_a_budget_is_planned_as_fit_plans_it(monkeypatch):
-    monkeypatch.setattr(fitting, "planned_rounds", lambda *_: 7)
+    monkeypatch.setattr(preparing, "planned_rounds", lambda *_: 7)
     foretold = plan("vae", "digits", budget="30s", **SMALL)
     assert foretold.steps == 7
     assert foretold.seconds["rounds"] == 7 * foretold.round_seconds

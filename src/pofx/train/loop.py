@@ -274,7 +274,7 @@ class Trainer:
         return [group for p in self.players for optimiser in p.optimisers for group in optimiser.param_groups]
 
 
-def compiled(model: nn.Module, try_round: Callable[[], None], say: Callable[[str], None]) -> None:
+def compiled(model: nn.Module, try_round: Callable[[], object], say: Callable[[str], None]) -> None:
     """Compiles the networks inside a model; where a round then fails, takes it back with one line.
 
     Networks, not losses: a loss draws from generators, which a compiled graph cannot. On a GPU their kernels are
