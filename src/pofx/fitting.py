@@ -19,6 +19,7 @@ from pofx.preparing import (
     DRAW_BUDGET,
     adapted,
     described,
+    most_threads,
     planned_for,
     settings_for,
     sorted_arguments,
@@ -163,7 +164,8 @@ def resume(
         course = _course(run.folder, config, trainer, data, watcher)
         _restore(course, state, run.folder)
         watcher.opened(run.folder, config)
-        return _train(run.folder, course, config["threads"], watcher)
+        threads = min(config["threads"], most_threads(world)) if world.size > 1 else config["threads"]
+        return _train(run.folder, course, threads, watcher)
 
 
 def _fitted(*args: Any, **kwargs: Any) -> Path:

@@ -98,7 +98,7 @@ def trainer_for(
 
 def planned_for(trainer: Trainer, settings: Settings) -> dict[str, Any]:
     """Sets the number of rounds; gives the threads that compute them, and the validation rows they leave time for."""
-    rows, threads = VALIDATION_ROWS, settings.threads or _most_threads(trainer.world)
+    rows, threads = VALIDATION_ROWS, settings.threads or most_threads(trainer.world)
     if not trainer.players:
         trainer.planned = 0
     elif settings.steps is None:
@@ -116,6 +116,6 @@ def planned_for(trainer: Trainer, settings: Settings) -> dict[str, Any]:
     return {"planned": trainer.planned, "threads": threads, "validation_rows": rows}
 
 
-def _most_threads(world: World) -> int:
+def most_threads(world: World) -> int:
     """Threads of each process: together as many as there are cores."""
     return max(1, torch.get_num_threads() // world.size) if world.size > 1 else torch.get_num_threads()

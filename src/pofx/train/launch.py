@@ -10,7 +10,7 @@ from typing import Any
 
 from pofx.errors import Unusable
 from pofx.files import sweep
-from pofx.train.watch import Watcher, stop_on_signals
+from pofx.train.watch import Stop, Watcher, stop_on_signals
 from pofx.world import World
 
 LOCK = "lock"
@@ -69,18 +69,27 @@ def launched(call: Callable[..., Any], devices: int, watcher: Watcher, *args: An
         task = (devices, f"{home}/meeting", call, watcher, args, kwargs, results)
         running = multiprocessing.start_processes(_work, task, nprocs=devices, join=False, start_method="spawn")
         assert running is not None
-        told = False
-        while not running.join(timeout=0.2):
-            if stop.asked and not told:
-                told = True
-                for process in running.processes:
-                    os.kill(process.pid, signal.SIGTERM)
+        try:
+            _joined(running, stop)
+        except (multiprocessing.ProcessRaisedException, multiprocessing.ProcessExitedException):
+            if results.empty():  # else the leader has said why, and the others only missed it
+                raise
         kind, value = results.get()
     if kind == "unusable":
         raise Unusable(value)
     if kind == "interrupted":
         raise KeyboardInterrupt
     return value
+
+
+def _joined(running: Any, stop: Stop) -> None:
+    """Waits for all processes; what this one is told, they are told."""
+    told = False
+    while not running.join(timeout=0.2):
+        if stop.asked and not told:
+            told = True
+            for process in running.processes:
+                os.kill(process.pid, signal.SIGTERM)
 
 
 def _work(
