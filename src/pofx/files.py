@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -54,7 +55,6 @@ def write_text(path: Path, text: str, *, cure: str = OUT) -> None:
 
 def share(path: Path, other: Path) -> None:
     """Gives a file a second name, whole or not at all: what is written to ``path`` later does not change ``other``."""
-    import shutil
 
     def link(temporary: Path) -> None:
         try:
@@ -83,7 +83,7 @@ def read_json(path: Path) -> Any:
 def sweep(folder: Path) -> None:
     """Removes what a killed process left half-written in a folder. Call it where no other process writes there."""
     for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

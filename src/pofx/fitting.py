@@ -1,5 +1,6 @@
 """From a name, a source and a budget to a run folder; and on from where a run was left."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pofx.data.dataset import Data
 from pofx.domains import Domain
 from pofx.errors import Unusable
 from pofx.files import share, write_json
+from pofx.nn.modes import evaluating
 from pofx.preparing import (
     DRAW_BUDGET,
     adapted,
@@ -91,13 +93,15 @@ def fit(
     chosen |= given_budget | ({} if steps is None else {"steps": steps})
     settings_from({}, chosen)  # what is wrong with them is said before anything is loaded
     check_strategy(strategy, devices, device := chosen_device(device))
+    if devices > 1 and data is not None:
+        raise Unusable("data in memory cannot be given to several processes; give their source, or leave --devices out")
     if devices > 1:
         made = launched(
             _fitted, devices, watcher, model, source, out=out, steps=steps, budget=budget, condition=condition,
             seed=seed, device=device, strategy=strategy, data_seed=data_seed, **given,
         )  # fmt: skip
         return load(made, device=device)
-    with joined(strategy, device) as world:
+    with joined(strategy, device) as world, _deterministic(bool(chosen.get("deterministic"))):
         data_seed = seed if data_seed is None else data_seed
         source_options |= {"condition": condition}
         data = data or sources.load(source, seed=data_seed, **source_options)
@@ -121,10 +125,7 @@ def fit(
             trainer = trainer_for(network, data, settings, config, world, watcher)
             config |= planned_for(trainer, settings)
             course = _course(folder, config, trainer, data, watcher)
-            if world.leads:
-                write_json(folder / "config.json", config)
-                if data.indices:
-                    checkpoint.save(folder / "split.safetensors", data.indices)
+            world.led(lambda: _describe(folder, config, data))
             if trainer.players and (copies := duplicated(data)):
                 course.alarm(copies)
             course.save(True)
@@ -153,7 +154,8 @@ def resume(
     if devices > 1:
         launched(_resumed, devices, watcher, folder, device=run.device, strategy=strategy)
         return load(folder, device=run.device)
-    with joined(strategy, run.device) as world, locked(run.folder, world):
+    wanted = bool(run.config["settings"].get("deterministic"))
+    with joined(strategy, run.device) as world, locked(run.folder, world), _deterministic(wanted):
         config, watcher = run.config, watcher if world.leads else Watcher()
         state = _read(run.folder / "checkpoint" / STATE)
         network = run.untrained(state[1], under("model", state[0])).to(world.device)
@@ -166,6 +168,12 @@ def resume(
         watcher.opened(run.folder, config)
         threads = min(config["threads"], most_threads(world)) if world.size > 1 else config["threads"]
         return _train(run.folder, course, threads, watcher)
+
+
+def _describe(folder: Path, config: dict[str, Any], data: Data) -> None:
+    write_json(folder / "config.json", config)
+    if data.indices:
+        checkpoint.save(folder / "split.safetensors", data.indices)
 
 
 def _fitted(*args: Any, **kwargs: Any) -> Path:
@@ -199,9 +207,8 @@ def _course(folder: Path, config: dict[str, Any], trainer: Trainer, data: Data, 
 
 def _drawer(folder: Path, config: dict[str, Any], trainer: Trainer, data: Data) -> Callable[[int], None]:
     def draw(step: int) -> None:
-        trainer.model.eval()
-        x = sample_many(trainer.model, CHUNK, seed=config["seed"], chunk=CHUNK, device=trainer.device)
-        trainer.model.train()
+        with evaluating(trainer.model):
+            x = sample_many(trainer.model, CHUNK, seed=config["seed"], chunk=CHUNK, device=trainer.device)
         Sampled(x, data.domain).save(_sheet_path(folder, data.domain, step))
 
     return draw
@@ -216,7 +223,7 @@ def _train(folder: Path, course: Course, threads: int, watcher: Watcher) -> Run:
     trainer = course.trainer
     trainer.model.train()
     watcher.started(folder.name, trainer.planned, trainer.step, trainer.observations)
-    with stop_on_signals() as stop, use_threads(threads), _deterministic(trainer.settings.deterministic):
+    with stop_on_signals() as stop, use_threads(threads):
         try:
             ended = course.run(stop)
         finally:
@@ -236,18 +243,20 @@ def _train(folder: Path, course: Course, threads: int, watcher: Watcher) -> Run:
 @contextmanager
 def _deterministic(wanted: bool) -> Iterator[None]:
     """Only kernels that repeat bit for bit, inside the block."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(wanted or before)
+    before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for; read when it starts
+        torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before, warn_only=warns)
 
 
 def _save(folder: Path, config: dict[str, Any], course: Course, *, good: bool) -> None:
     """The checkpoint, one file that is whole or absent; where it is kept or may be gone back to, under more names.
 
-    What people read beside it (weights to sample from, history, events) is written when training pauses, not each time.
+    What people read beside it (weights to sample from, history, events) is not written with each that is only good.
     """
     trainer, validation = course.trainer, course.validation
     best = validation.best if validation is not None else None
@@ -265,13 +274,16 @@ def _save(folder: Path, config: dict[str, Any], course: Course, *, good: bool) -
     home, world = folder / "checkpoint", trainer.world
     if world.sharded:
         tensors, plain["shards"] = save_shards(home, tensors, trainer.step, world)
+    shown = None
     if not good:
         with trainer.weights():
             shown = whole(best or trainer.model.state_dict())
-            if world.leads:
-                checkpoint.save(folder / "model.safetensors", shown, {"config": config})
-                write_history(folder, course.history, course.events)
-    if world.leads:
+            shown = {name: tensor.clone() for name, tensor in shown.items()} if trainer.ema and not best else shown
+
+    def write() -> None:
+        if shown is not None:
+            checkpoint.save(folder / "model.safetensors", shown, {"config": config})
+            write_history(folder, course.history, course.events)
         # The last one last: a process killed before it goes on from an older one, and comes here again.
         names = [f"step-{trainer.step:06d}.safetensors"] if trainer.settings.keeps(trainer.step) else []
         first, *others = [home / name for name in (*names, *([GOOD] if good else []), STATE)]
@@ -281,7 +293,8 @@ def _save(folder: Path, config: dict[str, Any], course: Course, *, good: bool) -
         if world.sharded:
             named = [checkpoint.plain_values(path).get("shards", "") for path in home.glob("*.safetensors")]
             forget_shards(home, set(named))
-    world.wait()
+
+    world.led(write)
 
 
 def _read(path: Path) -> checkpoint.State:

@@ -20,12 +20,13 @@ from torch import Generator, Tensor, nn
 class Loss:
     """What a loss returns: ``total`` is minimised, ``parts`` are for people, ``carry`` goes, detached, to ``after``.
 
-    The scale of ``total`` is the model's choice; ``parts`` are scalars in nats per observation unless their name ends
-    in another unit.
+    The scale of ``total`` is the model's choice; ``parts`` are scalars, means over the rows, in nats per observation
+    unless their name ends in another unit. A batch may go through in pieces, by several processes or to save memory:
+    parts and carry are then averaged over those of this process, and parts over all, so ``carry`` holds means too.
 
     Args:
-        weight: how many equal things ``total`` is a mean over, where that is not the rows of the batch (the symbols of
-            records of unequal length, say): with it, a batch that is cut into pieces has the gradient of the whole.
+        weight: above 0: how many equal things ``total`` is a mean over, where that is not the rows of the batch (the
+            symbols of records of unequal length, say): so that a batch in pieces has the gradient of the whole.
     """
 
     total: Tensor

@@ -303,10 +303,18 @@ def chosen_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
+        asked = torch.device(device)
+        # A GPU is asked for without a context on it: it may be another process's.
+        there = (asked.index or 0) < torch.cuda.device_count() if asked.type == "cuda" else _works(asked)
     except (RuntimeError, AssertionError):
-        raise Unusable(f"--device {device} is not there; use --device cpu, or leave it out") from None
+        there = False
+    if not there:
+        raise Unusable(f"--device {device} is not there; use --device cpu, or leave it out")
     return device
+
+
+def _works(device: torch.device) -> bool:
+    return torch.empty(0, device=device).numel() == 0
 
 
 def build(config: dict[str, Any], domain: Domain, condition: Condition | None) -> Any:

@@ -51,12 +51,12 @@ class World:
             values /= self.size
         return values
 
-    def any(self, *flags: bool) -> tuple[bool, ...]:
+    def anyone(self, *flags: bool) -> tuple[bool, ...]:
         """Each flag, raised for all if any process raised it: what they decide, they decide together."""
         if self.size == 1:
             return flags
         raised = self.mean(torch.tensor(flags, dtype=torch.float64, device=self.device))
-        return tuple(bool(flag) for flag in raised)
+        return tuple(flag > 0 for flag in raised.tolist())
 
     def agreed(self, value: Any) -> Any:
         """The leader's value, a plain one, in every process."""
@@ -78,11 +78,13 @@ class World:
         if self.leads:
             try:
                 value = call()
-            except Unusable as unusable:
-                error = str(unusable)
-        value, error = self.agreed((value, error))
+            except BaseException as fault:  # whatever it is, nobody may wait for what will not come
+                error = fault
+        value, told = self.agreed((value, None if error is None else str(error)))
         if error is not None:
-            raise Unusable(error)
+            raise error
+        if told is not None:
+            raise Unusable(told)
         return value
 
     def gathered(self, value: Any) -> list[Any]:

@@ -12,12 +12,14 @@ from pofx import conditions
 from pofx.data.dataset import Rows
 from pofx.protocols import Loss, Turn
 from pofx.randomness import stream
+from pofx.train import checkpoint, course
 from pofx.train.batches import Batches
 from pofx.train.ema import EMA
 from pofx.train.loop import Trainer, compiled
 from pofx.train.plan import fastest_threads, measured_round
 from pofx.train.schedule import rate
 from pofx.train.settings import Settings, seconds, settings_from
+from pofx.train.watch import Stop
 
 
 class Line(nn.Module):
@@ -227,3 +229,75 @@ def test_a_round_reads_nothing_back_from_the_device(case, optimiser, monkeypatch
     monkeypatch.undo()
     assert not game.streak()
     assert game.step == 2
+
+
+def test_moments_are_laid_out_as_their_weights(tmp_path):
+    """A checkpoint holds contiguous tensors; fused kernels walk the memory of weights that are not."""
+
+    def one():
+        with torch.random.fork_rng():
+            torch.default_generator.manual_seed(0)
+            model = Pictures().to(memory_format=torch.channels_last)
+        x = torch.randn(50, 3, 5, 5, generator=stream(0, "x"))
+        return Trainer(model, Rows(x), Settings(batch_size=8), planned=12, seed=1)
+
+    through, first, second = one(), one(), one()
+    for _ in range(6):
+        through.round()
+    for _ in range(3):
+        first.round()
+    checkpoint.save(tmp_path / "state", *first.state())
+    second.load(checkpoint.load(tmp_path / "state"))
+    for _ in range(3):
+        second.round()
+    for a, b in zip(through.model.parameters(), second.model.parameters()):
+        assert torch.equal(a, b)
+
+
+class Pictures(nn.Module):
+    """A convolution and its mean square."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def loss(self, x, condition=None, *, generator):
+        return Loss(self.conv(x).square().mean())
+
+
+def test_the_bar_has_the_last_losses_also_when_all_were_read():
+    game = trainer(fresh(Line))
+    game.round()
+    shown = game.latest()
+    assert shown.keys() == {"model/square", "model/loss", "model/gradient"}
+    game.observed()
+    assert game.latest() == shown
+
+
+def test_pieces_of_a_batch_norm_are_refused():
+    model = nn.Sequential(nn.BatchNorm1d(3))
+    model.loss = lambda x, condition=None, *, generator: Loss(model(x).mean())
+    with pytest.raises(ValueError, match="--accumulate must be 1 for a model with batch norm"):
+        Trainer(model, Rows(torch.zeros(8, 3)), Settings(batch_size=8, accumulate=2), planned=1)
+
+
+def test_a_run_that_the_clock_ends_is_measured_there(monkeypatch):
+    game = trainer(fresh(Line), steps=1000)
+    run = course.Course(game, None, save=lambda good: None, restore=lambda: None, budget=1e-9)
+    monkeypatch.setattr(course, "RECORDS", 2)
+    assert run.run(Stop())
+    assert [row["step"] for row in run.history] == [1]
+    assert (run.events[-1]["kind"], game.planned) == ("stopped", 1)
+
+
+@pytest.mark.parametrize(("name", "kind"), TRAINED)
+def test_bf16_trains(name, kind):
+    """The forward pass in bf16: finite, and near the losses in full."""
+    plain, half = (tiny_trainer(name, kind, precision=p) for p in ("fp32", "bf16"))
+    for _ in range(3):
+        plain.round()
+        half.round()
+    a, b = plain.observed(), half.observed()
+    assert a.keys() == b.keys()
+    assert half.skipped == 0
+    assert all(abs(a[k] - b[k]) < 0.1 + 0.1 * abs(a[k]) for k in a if k.endswith("/loss")), (a, b)

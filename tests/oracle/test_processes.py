@@ -1,6 +1,5 @@
 """Several processes compute what one does with the same batch; so does one batch that is cut into pieces."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -20,10 +19,11 @@ from pofx.protocols import Loss
 from pofx.randomness import seeded_init, stream
 from pofx.runs import load
 from pofx.testing.specimens import TINY, TWO_CLASSES, tiny_data
-from pofx.train.launch import locked
+from pofx.train.launch import launched, locked
 from pofx.train.loop import Trainer
 from pofx.train.settings import Settings
 from pofx.train.validation import Validation
+from pofx.train.watch import Watcher
 from pofx.world import ALONE, World, check_strategy, joined
 
 GAMES = [
@@ -109,8 +109,7 @@ def everything(world):
     return made | more
 
 
-def in_two(rank, folder):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "POFX_MEETING": f"{folder}/meeting"}
+def in_two(folder, *, watch):
     torch.set_num_threads(1)
     with joined("ddp", "cpu") as world:
         for label, tensors in everything(world).items():
@@ -121,7 +120,7 @@ def in_two(rank, folder):
 @pytest.fixture(scope="module")
 def of_two():
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.start_processes(in_two, (folder,), nprocs=2, start_method="spawn")
+        launched(in_two, 2, Watcher(), folder)
         names = [*(f"{name}-{kind}" for name, kind in GAMES), "uneven", "normalised", "validated"]
         yield {label: load_file(f"{folder}/{label}.safetensors") for label in names}
 

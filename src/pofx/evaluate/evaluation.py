@@ -1,12 +1,9 @@
 """All scores of a model, within a given time. Asks what the model can do, never its name."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 
 from pofx.conditions import Classes
 from pofx.data.dataset import Data
@@ -17,6 +14,7 @@ from pofx.evaluate.likelihood import likelihood_scores
 from pofx.evaluate.pace import Clock, Watch
 from pofx.evaluate.quality import memorisation_score, quality_scores
 from pofx.evaluate.score import Score
+from pofx.nn.modes import evaluating
 from pofx.protocols import Samples, capabilities
 from pofx.world import ALONE, World
 
@@ -98,15 +96,3 @@ def accuracy_score(
               given="classes", split=split, floor=judge.accuracy,
               note=f"the judge's own accuracy on test rows is {judge.accuracy:.3f}")
     ]  # fmt: skip
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; every module's own mode is put back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

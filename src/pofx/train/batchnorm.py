@@ -27,19 +27,21 @@ def _normalised(norm: _BatchNorm, world: World, x: Float[Tensor, "B C *S"]) -> F
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167, algorithm 1.
     """
-    if not norm.training and norm.running_mean is not None:
-        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    if not norm.training:  # one process may be alone in this, when it draws samples
+        own = norm.running_mean is None
+        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, own, eps=norm.eps)
+    kind, x = x.dtype, x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     axes = [0, *range(2, x.ndim)]
     mean = _mean_over(x.mean(axes, keepdim=True), world)
     variance = _mean_over((x - mean).square().mean(axes, keepdim=True), world)
-    if norm.training and norm.running_mean is not None and norm.running_var is not None:
+    if norm.running_mean is not None and norm.running_var is not None:
         n = world.size * x.numel() // x.shape[1]
         _follow(norm, mean.detach().flatten(), variance.detach().flatten() * n / max(1, n - 1))
     y = (x - mean) * (variance + norm.eps).rsqrt()
-    if norm.weight is None:
-        return y
-    shape = (-1, *[1] * (x.ndim - 2))
-    return y * norm.weight.view(shape) + norm.bias.view(shape)
+    if norm.weight is not None:
+        shape = (-1, *[1] * (x.ndim - 2))
+        y = y * norm.weight.view(shape) + norm.bias.view(shape)
+    return y.to(kind)
 
 
 def _mean_over(values: Tensor, world: World) -> Tensor:

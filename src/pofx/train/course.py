@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pofx.data.dataset import Batch
 from pofx.errors import Unusable
+from pofx.nn.modes import evaluating
 from pofx.protocols import Watched, capabilities
 from pofx.train.health import Alarm, Health
 from pofx.train.loop import Trainer
@@ -85,13 +86,14 @@ class Course:
                 shown = now
             if trainer.world.size == 1 or trainer.step % BEAT == 0:
                 late = self.budget is not None and self.seconds > OVERTIME * self.budget
-                stopping, saving, late = trainer.world.any(stop.asked, now - saved > SAVE_SECONDS, late)
+                stopping, saving, late = trainer.world.anyone(stop.asked, now - saved > SAVE_SECONDS, late)
                 if saving and trainer.step < trainer.planned:
                     self.save(False)
-                    saved = now
+                    saved = time.perf_counter()
                 if late and trainer.step < trainer.planned:
                     self._event("stopped", f"the budget ended training at step {trainer.step} of {trainer.planned}")
                     trainer.planned = trainer.step
+                    self._record(measure=True)
         self.save(False)
         return trainer.step >= trainer.planned
 
@@ -140,7 +142,8 @@ class Course:
         model = self.trainer.model
         if self.watched is None or Watched not in capabilities(model):
             return {}
-        meters: dict[str, Tensor] = model.meters(*self.watched)  # type: ignore[operator]
+        with evaluating(model):
+            meters: dict[str, Tensor] = model.meters(*self.watched)  # type: ignore[operator]
         return {f"meter/{name}": float(value) for name, value in meters.items()}
 
     def _latest(self) -> dict[str, float]:

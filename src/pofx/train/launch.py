@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pofx.train.watch import Stop, Watcher, stop_on_signals
 from pofx.world import World
 
 LOCK = "lock"
+KINDS = ("unusable", "interrupted", "done")  # what a process ends with, the most telling first
 
 
 @contextmanager
@@ -69,12 +71,16 @@ def launched(call: Callable[..., Any], devices: int, watcher: Watcher, *args: An
         task = (devices, f"{home}/meeting", call, watcher, args, kwargs, results)
         running = multiprocessing.start_processes(_work, task, nprocs=devices, join=False, start_method="spawn")
         assert running is not None
+        said: list[tuple[str, Any]] = []
         try:
-            _joined(running, stop)
+            _joined(running, stop, results, said)
         except (multiprocessing.ProcessRaisedException, multiprocessing.ProcessExitedException):
-            if results.empty():  # else the leader has said why, and the others only missed it
+            said += _read(results)
+            if not said and stop.asked:
+                raise KeyboardInterrupt from None
+            if not said:  # else one has said why, and the others only missed it
                 raise
-        kind, value = results.get()
+        kind, value = min(said, key=lambda result: KINDS.index(result[0]))
     if kind == "unusable":
         raise Unusable(value)
     if kind == "interrupted":
@@ -82,14 +88,24 @@ def launched(call: Callable[..., Any], devices: int, watcher: Watcher, *args: An
     return value
 
 
-def _joined(running: Any, stop: Stop) -> None:
-    """Waits for all processes; what this one is told, they are told."""
+def _joined(running: Any, stop: Stop, results: Any, said: list[tuple[str, Any]]) -> None:
+    """Waits for all processes, and reads what they say; what this one is told, they are told."""
     told = False
     while not running.join(timeout=0.2):
+        said += _read(results)
         if stop.asked and not told:
             told = True
             for process in running.processes:
-                os.kill(process.pid, signal.SIGTERM)
+                if process.is_alive():
+                    process.terminate()
+    said += _read(results)
+
+
+def _read(results: Any) -> list[tuple[str, Any]]:
+    read = []
+    while not results.empty():
+        read.append(results.get())
+    return read
 
 
 def _work(
@@ -104,11 +120,17 @@ def _work(
 ) -> None:
     """One of the processes."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "POFX_MEETING": meeting}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # before training begins, as while it goes on
     try:
         result = ("done", call(*args, watch=watcher, **kwargs))
     except Unusable as error:
         result = ("unusable", str(error))
     except KeyboardInterrupt:
         result = ("interrupted", "")
-    if rank == 0:
+    if rank == 0 or result[0] == "unusable":
         results.put(result)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # 1, so that nobody waits for one that failed. At once: an interpreter that winds up beside gloo's threads was seen
+    # to abort when all was done and saved.
+    os._exit(0 if result[0] == "done" else 1)

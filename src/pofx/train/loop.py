@@ -3,7 +3,8 @@
 A round is every player's turn, ``repeats`` times: draw a batch, compute the loss, send gradients to that player's
 parameters alone, clip, step. Maximum likelihood is a game of one; a GAN of two. Nothing is read back from the device in
 a round: losses and gradient norms are gathered there and read a few times a second. A step whose loss or gradient is
-not finite is skipped on the device itself, and counted.
+not finite is skipped on the device itself, and counted. (Only a turn with an ``after`` waits for the device at each
+step: it must not follow a step that was skipped.)
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pofx.data.dataset import Batch, Part
 from pofx.errors import Unusable
@@ -21,7 +23,7 @@ from pofx.train.batches import batches_of
 from pofx.train.batchnorm import synchronise
 from pofx.train.checkpoint import State
 from pofx.train.ema import EMA
-from pofx.train.ledger import BAD, Ledger
+from pofx.train.ledger import Ledger
 from pofx.train.optimisers import load_state, optimisers_for, state_of, step
 from pofx.train.schedule import rate
 from pofx.train.settings import Settings
@@ -37,6 +39,10 @@ def turns_of(model: Any) -> tuple[Turn, ...]:
     if Learns in able:
         return (Turn("model", tuple(p for p in model.parameters() if p.requires_grad), model.loss),)
     return ()
+
+
+Named = dict[str, Tensor]
+HALVES = (torch.bfloat16, torch.float16)
 
 
 class _Move(nn.Module):
@@ -76,7 +82,7 @@ class Player:
 
     def move(self, pieces: list[Batch], trainer: "Trainer") -> None:
         """One optimiser step on one batch."""
-        losses, total, divisor = self._differentiate(pieces, trainer)
+        total, parts, carry, divisor = self._differentiate(pieces, trainer)
         norm = _norm(self.parameters)
         if divisor is not None:
             norm = norm / divisor
@@ -89,16 +95,11 @@ class Player:
         for p in self.parameters:
             p.grad = None
         if self.turn.after is not None and not bad:
-            self.turn.after(_mean_of([loss.carry for loss in losses]), Progress(trainer.step, trainer.planned))
-        add = self.ledger.add
-        add("loss", total)
-        add("gradient", norm)
-        add(BAD, bad)
-        for name, value in (losses[0].parts if len(losses) == 1 else _mean_of([loss.parts for loss in losses])).items():
-            add(name, value)
+            self.turn.after(carry, Progress(trainer.step, trainer.planned))
+        self.ledger.add(total, norm, bad, parts)
 
-    def _differentiate(self, pieces: list[Batch], trainer: "Trainer") -> tuple[list[Loss], Tensor, Tensor | None]:
-        """Leaves in ``grad`` the gradient of the whole batch's loss, times the divisor.
+    def _differentiate(self, pieces: list[Batch], trainer: "Trainer") -> tuple[Tensor, Named, Named, Tensor | None]:
+        """Leaves in ``grad`` the gradient of the whole batch's loss, times the divisor; gives loss, parts and carry.
 
         The whole batch's loss is the mean of its pieces' by weight, over all processes; their weights are known only at
         the end, so the division is left to the step.
@@ -106,21 +107,26 @@ class Player:
         if trainer.pieces == 1:
             loss = self._loss(pieces[0], trainer.noise, trainer)
             loss.total.backward(inputs=self.inputs)
-            return [loss], loss.total.detach(), None
+            return loss.total.detach(), loss.parts, _mean_of([loss.carry]), None
         losses, totals, weights = [], [], []
         shares = [Shared.of(trainer.noise, piece, trainer.pieces) for piece in trainer.mine]
         for piece, share in zip(pieces, shares):
             with self._unsynchronised(share is not shares[-1], trainer):
                 loss = self._loss(piece, share, trainer)
-                weight = torch.ones_like(loss.total) if loss.weight is None else loss.weight.to(loss.total)
-                total = loss.total * weight
+                loss_in_full = loss.total.float() if loss.total.dtype in HALVES else loss.total
+                weight = torch.ones_like(loss_in_full) if loss.weight is None else loss.weight.to(loss_in_full)
+                total = loss_in_full * weight
                 total.backward(inputs=self.inputs)
             losses.append(loss)
             totals.append(total.detach())
             weights.append(weight)
         trainer.noise.set_state(shares[-1].get_state())
-        total, divisor = trainer.world.mean(torch.stack([torch.stack(totals).sum(), torch.stack(weights).sum()]))
-        return losses, total / divisor, divisor
+        parts = _mean_of([loss.parts for loss in losses])
+        sums = torch.stack(
+            [torch.stack(totals).sum(), torch.stack(weights).sum(), *(v.to(total) for v in parts.values())]
+        )
+        total, divisor, *values = trainer.world.mean(sums.detach())
+        return total / divisor, dict(zip(parts, values)), _mean_of([loss.carry for loss in losses]), divisor
 
     def _loss(self, batch: Batch, generator: Generator, trainer: "Trainer") -> Loss:
         with trainer.autocast():
@@ -167,6 +173,8 @@ class Trainer:
                 f"--accumulate {settings.accumulate}), got {size}; try {max(1, size // self.pieces) * self.pieces}"
             )
         self.mine = range(world.rank * settings.accumulate, (world.rank + 1) * settings.accumulate)
+        if settings.accumulate > 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
+            raise Unusable("--accumulate must be 1 for a model with batch norm, whose statistics are the whole batch's")
         synchronise(model, world)
         if world.sharded:
             shard(model)
@@ -204,15 +212,7 @@ class Trainer:
 
     def observed(self) -> dict[str, float]:
         """Mean since the last call of each loss, part and gradient norm (before clipping): "player/part" -> value."""
-        named = {
-            f"{player.turn.player}/{name}": value
-            for player in self.players
-            for name, value in player.ledger.means().items()
-        }
-        if self.world.size > 1 and named:
-            means = self.world.mean(torch.tensor(list(named.values()), dtype=torch.float64, device=self.device))
-            named = dict(zip(named, means.tolist()))
-        return named
+        return {f"{p.turn.player}/{name}": v for p in self.players for name, v in p.ledger.means().items()}
 
     def latest(self) -> dict[str, float]:
         """The last step's losses, for a bar; nothing of the run depends on when, or whether, it is asked."""
@@ -233,7 +233,8 @@ class Trainer:
     def observations(self) -> int:
         """Observations that one round visits."""
         turns = [player.turn for player in self.players]
-        return self.batches.size * sum(turn.repeats if turn.fresh else not i for i, turn in enumerate(turns))
+        reused = 0 if not turns or turns[0].fresh else 1  # the first turn of a round draws in any case
+        return self.batches.size * (reused + sum(turn.repeats for turn in turns if turn.fresh))
 
     def state(self) -> State:
         """Everything that the next round depends on: tensors, and plain values for JSON."""
@@ -277,13 +278,12 @@ class Trainer:
 def compiled(model: nn.Module, try_round: Callable[[], object], say: Callable[[str], None]) -> None:
     """Compiles the networks inside a model; where a round then fails, takes it back with one line.
 
-    Networks, not losses: a loss draws from generators, which a compiled graph cannot. On a GPU their kernels are
-    recorded as CUDA graphs, which is where small networks gain most.
+    Networks, not losses: a loss draws from generators, which a compiled graph cannot. Without CUDA graphs: a loss that
+    calls several networks, or one of them twice, still reads what a recorded graph would have overwritten.
     """
     networks = list(model.children())
-    on_gpu = any(p.is_cuda for p in model.parameters())
     for network in networks:
-        network.compile(mode="reduce-overhead" if on_gpu else None)
+        network.compile()
     try:
         try_round()
     except Exception as error:

@@ -105,4 +105,7 @@ def load_state(optimiser: Optimizer, tensors: dict[str, torch.Tensor], plain: di
         right = {key: () if key == "step" else tuple(parameters[i].shape) for key in names}
         if {key: tuple(v.shape) for key, v in entry.items() if v is not None} != right:
             raise ValueError(f"the optimiser's state {i} does not fit its weights")
+        for key in names - {"step"}:
+            if entry[key] is not None:  # fused kernels walk the memory: it must be laid out as the weights are
+                entry[key] = torch.empty_like(parameters[i], requires_grad=False).copy_(entry[key])
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -24,18 +24,18 @@ class Settings:
         optimiser: "muon" orthogonalises the hidden matrices and gives the rest to AdamW.
         muon_learning_rate: of the matrices, with "muon".
         beta1, beta2: averaging of Adam's moments.
-        weight_decay: decoupled (AdamW), on matrices only.
+        weight_decay: on matrices only; decoupled with "adamw" and "muon", added to the gradient with "sgd".
         schedule: "constant", "cosine" (to zero) or "trapezoid" (linear to zero over the last ``cooldown``).
         warmup: share of the steps over which the rate climbs from zero.
         cooldown: share of the steps over which a trapezoid falls to zero.
         clip: largest gradient norm; 0 for none.
         ema: share of the planned steps over which weights are averaged; 0 for none.
         precision: of the forward pass.
-        compile: run the loss through ``torch.compile``.
+        compile: run the model's networks through ``torch.compile``.
         threads: of the CPU; None: as many as are fastest, when a budget is planned.
         validation_rows: of the validation split, measured as training goes; None: as many as its share of the budget
             allows, 256 without one.
-        keep_every: steps between checkpoints that are kept, besides the last and the best; 0 for none.
+        keep_every: steps between checkpoints that are kept, besides the last and the last good one; 0 for none.
         deterministic: only deterministic kernels, also on CUDA.
     """
 

@@ -60,17 +60,25 @@ def save_shards(home: Path, tensors: dict[str, Tensor], step: int, world: World)
     from torch.distributed.checkpoint import HuggingFaceStorageWriter, save
 
     parts = {name: tensor.detach() for name, tensor in tensors.items() if is_sharded(tensor)}
-    name = f"{SHARDS}-{step:06d}"
+    name = world.led(lambda: _unused(home, step))
     temporary = home / f".{name}.tmp"
-    if world.leads:
-        shutil.rmtree(temporary, ignore_errors=True)
-    world.wait()
     save(parts, storage_writer=HuggingFaceStorageWriter(path=str(temporary), save_distributed=True))
     world.wait()
-    if world.leads:
-        shutil.rmtree(home / name, ignore_errors=True)
-        os.replace(temporary, home / name)
+    world.led(lambda: _finish(temporary, home / name))
     return {key: tensor for key, tensor in tensors.items() if key not in parts}, name
+
+
+def _unused(home: Path, step: int) -> str:
+    """A name that no folder has: what a checkpoint names is never written over."""
+    home.mkdir(parents=True, exist_ok=True)
+    return next(name for k in range(10_000) if not (home / (name := f"{SHARDS}-{step:06d}-{k}")).exists())
+
+
+def _finish(temporary: Path, folder: Path) -> None:
+    for path in temporary.iterdir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    os.replace(temporary, folder)
 
 
 def load_shards(folder: Path) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pofx.data.dataset import Batch
+from pofx.nn.modes import evaluating
 from pofx.protocols import Bounds, Learns, Plays, Scores, capabilities
 from pofx.randomness import Shared, stream
 from pofx.world import ALONE, World
@@ -46,13 +47,11 @@ class Validation:
         name = self.name_for(model)
         generator = stream(self.seed, "validation", device=self.x.device)
         total = torch.zeros((), dtype=torch.float64, device=self.x.device)
-        training = model.training
-        model.eval()
-        for start in range(0, len(self.x), self.batch_size):
-            x = self.x[start : start + self.batch_size]
-            c = None if self.c is None else self.c[start : start + self.batch_size]
-            total += self._mean_over(model, name, x, c, generator) * len(x)
-        model.train(training)
+        with evaluating(model):
+            for start in range(0, len(self.x), self.batch_size):
+                x = self.x[start : start + self.batch_size]
+                c = None if self.c is None else self.c[start : start + self.batch_size]
+                total += self._mean_over(model, name, x, c, generator) * len(x)
         return float(self.world.mean(total)) / len(self.x)
 
     def _mean_over(

@@ -132,7 +132,7 @@ class WGAN(nn.Module):
         """Real points as the critic sees them, and as many generated ones, which nothing is learnt through."""
         real = self._inside(x, generator)
         with torch.no_grad():
-            return real, self.generator(self._noise(len(x), generator), c)
+            return real, self.generator(self._noise(len(x), generator), c).to(real)
 
     def _judged(self, real: Tensor, fake: Tensor, c: Tensor | None) -> tuple[Tensor, ...]:
         """f of each, (B,)."""
