@@ -31,7 +31,7 @@ from pofx.protocols import Samples, capabilities
 from pofx.report.comparison import SPLIT, Comparison
 from pofx.report.page import layout, shown
 from pofx.report.rows import Row
-from pofx.runs import LEAST_SCORING, Run, load, named_after
+from pofx.runs import LEAST_SCORING, Run, chosen_device, load, named_after
 from pofx.train import checkpoint
 from pofx.train.settings import seconds
 from pofx.train.watch import Watcher
@@ -81,6 +81,7 @@ def compare(
         Unusable: nothing can be compared: the source, a model's name, the runs or the folder.
         KeyboardInterrupt: everything is saved; the same call goes on.
     """
+    device = chosen_device(device)
     if not isinstance(source, str | Path):
         return _compare_runs(list(source), out=out, seed=seed, device=device, watch=watch or Spectator())
     if seeds < 1:

@@ -6,6 +6,7 @@ A file by hand has the names that ``fit`` takes, flat or under ``arguments``, ``
 """
 
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
@@ -72,10 +73,21 @@ def _read_yaml(path: Path) -> Any:
     except ImportError:
         raise Unusable(f"{path} needs the package PyYAML; pip install 'pofx[yaml]', or write JSON") from None
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _yaml_loader(yaml))  # a safe one: it builds plain values
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise Unusable(f"{path} cannot be read as YAML ({reason}); mend it") from None
+
+
+def _yaml_loader(yaml: Any) -> Any:
+    """YAML's plain values, and 1e-3 as the number that everybody means by it."""
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    number = re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    return Loader
 
 
 def _mapping(value: Any, where: str | Path) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     "; did you mean 'vae'?"
     """
     options = sorted(known)
-    close = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(options)}"
 
 

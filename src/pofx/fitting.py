@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,7 @@ def fit(
         network = adapted(config, data, world.device)
         settings = settings_for(network, chosen, len(data.train))
         config["settings"] = {name: getattr(settings, name) for name in Settings.names()}
-        with _new(_folder(out, model, source), config, world) as folder:
+        with _new(lambda: _folder(out, model, source), config, world) as folder:
             trainer = trainer_for(network, data, settings, config, world, watcher)
             config |= planned_for(trainer, settings)
             course = _course(folder, config, trainer, data, watcher)
@@ -339,14 +339,17 @@ def _folder(out: str | Path | None, model: str, source: str) -> Path:
     if out is not None:
         return Path(out)
     words = named_after(model, source)
-    folders = [Path("runs") / words] + [Path("runs") / f"{words}-{i}" for i in range(2, 10_000)]
-    return next(folder for folder in folders if not folder.exists())
+    for folder in [Path("runs") / words] + [Path("runs") / f"{words}-{i}" for i in range(2, 10_000)]:
+        with suppress(FileExistsError):  # made at once, so that two that begin together have one each
+            folder.mkdir(parents=True)
+            return folder
+    raise Unusable("runs/ holds 10,000 runs of this name; choose another --out")
 
 
 @contextmanager
-def _new(folder: Path, config: dict[str, Any], world: World) -> Iterator[Path]:
+def _new(choose: Callable[[], Path], config: dict[str, Any], world: World) -> Iterator[Path]:
     """Makes a new run folder and holds its lock; if its first files cannot be written, nothing of it stays."""
-    folder = Path(world.led(lambda: str(_made(folder, config))))
+    folder = Path(world.led(lambda: str(_made(choose(), config))))
     with locked(folder, world):
         try:
             yield folder

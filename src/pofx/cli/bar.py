@@ -41,15 +41,18 @@ class Bar(Watcher):
             )
             return
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
+        rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # a narrow terminal cuts the losses, nothing else
         self.progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed}/{task.total}"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}"),
+            TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=16),
+            TextColumn("{task.completed}/{task.total}", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[losses]}", table_column=rest),
             console=self.console,
             transient=True,
+            expand=True,
         )
         self.task = self.progress.add_task(name, total=planned, completed=step, losses="")
         self.progress.start()
@@ -59,8 +62,9 @@ class Bar(Watcher):
         if self.progress is None:
             return
         rate = (step - self.first) * self.per_round / max(1e-9, time.perf_counter() - self.began)
-        shown = [f"{k} {v:.4g}" for k, v in values.items() if k not in ("step", "seconds")]
-        self.progress.update(self.task, completed=step, losses=f"{rate:,.0f}/s  " + "  ".join(shown[:4]))
+        ordered = sorted(values.items(), key=lambda item: not item[0].endswith(("/loss", "validation")))
+        shown = [f"{k.removeprefix('model/')} {v:.4g}" for k, v in ordered]
+        self.progress.update(self.task, completed=step, losses="  ".join([*shown[:4], f"{rate:,.0f}/s"]))
 
     def said(self, line: str) -> None:
         """Prints a line above the bar."""

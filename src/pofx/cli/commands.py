@@ -133,6 +133,8 @@ def sample_command(options: argparse.Namespace) -> int:
 def score_command(options: argparse.Namespace) -> int:
     """Log-likelihood of each observation of a source, in nats, as CSV."""
     run = _run(options)
+    if Path(options.output).suffix != ".csv":
+        raise Unusable(f"score writes .csv, got {options.output}; name a .csv file")
     x, c = _observations(run, options)
     scored = run.score(x, c, samples=options.samples, seed=options.seed)
     table = {"observation": range(len(x)), "log_p": scored.value.tolist()}
@@ -204,6 +206,8 @@ def complete_command(options: argparse.Namespace) -> int:
 
     run = _run(options)
     run.require(Completes, "complete")
+    if options.n < 1:
+        raise Unusable(f"-n must be at least 1, got {options.n}; leave it out for 8")
     x, known = _prompt(run, options)
     if not run.model.completes(known):
         raise Unusable(f"{run.name} completes what follows a known beginning, and this is not one; change --keep")

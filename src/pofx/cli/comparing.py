@@ -7,6 +7,7 @@ from pathlib import Path
 from pofx.cli.bar import Bar, page
 from pofx.cli.parser import SOURCE_FLAGS
 from pofx.comparing import Comparison, Spectator, compare
+from pofx.errors import Unusable
 from pofx.files import write_json
 
 
@@ -46,4 +47,7 @@ def compare_and_show(options: argparse.Namespace) -> int:
     console.print(f"report: {comparison.folder / 'report.html'}", highlight=False, soft_wrap=True)
     if options.json:
         write_json(Path(options.json), comparison.to_json())
+    rows = [row for row in comparison.rows if row.family != "codecs"]
+    if rows and all(row.status == "failed" for row in rows):
+        raise Unusable(f"every model failed, the last with: {rows[-1].reason}; see the report")
     return 0

@@ -2,9 +2,14 @@
 
 import argparse
 import inspect
+import math
+import os
 import re
+import signal
+import threading
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
@@ -64,9 +69,23 @@ def _parser(arguments: list[str]) -> Parser:
     return parser
 
 
+@contextmanager
+def _left_at_once() -> Iterator[None]:
+    """Ctrl-C while libraries are imported: an exception raised inside their start would be lost, or break them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _lazily(name: str) -> Callable[[argparse.Namespace], int]:
     def call(options: argparse.Namespace) -> int:
-        from pofx.cli import commands
+        with _left_at_once():
+            from pofx.cli import commands
 
         return getattr(commands, f"{name}_command")(options)
 
@@ -282,7 +301,17 @@ def _add_flag(
     elif isinstance(kind, tuple):
         group.add_argument(flag, type=_numbers(kind[0]), default=None, metavar="N,N", help=text)
     else:
-        group.add_argument(flag, type=kind, default=None, help=text)
+        group.add_argument(flag, type=_finite if kind is float else kind, default=None, help=text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a finite number, got {text}")
+    return value
+
+
+_finite.__name__ = "float"  # what argparse calls it where a text is no number at all
 
 
 def _numbers(kind: type) -> Callable[[str], tuple[Any, ...]]:

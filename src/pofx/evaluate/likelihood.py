@@ -111,6 +111,8 @@ def per_observation(
 
 def way_of(model: Any, *, samples: int, steps: int) -> Way:
     """The best way the model has: exact, else a bound by so many samples, else an estimate by so many steps."""
+    if samples < 1 and Bounds in capabilities(model):
+        raise Unusable(f"--samples must be at least 1, got {samples}; leave it out for the default")
     able, rows = capabilities(model), _rows_per_call(model.domain)
     if Scores in able:
         return Way(lambda x, c, _: model.log_prob(x, c), "exact", "", rows)

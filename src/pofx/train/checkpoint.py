@@ -55,7 +55,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     from safetensors import safe_open
 
     if not path.is_file():
-        raise Unusable(f"{path} is missing, so the run is not whole; go on with 'pofx resume', or fit it again")
+        raise Unusable(f"{path} is missing: the run has just begun, or is not whole; 'pofx runs' tells which")
     try:
         with safe_open(path, framework="pt") as file:
             yield file, file.metadata() or {}

@@ -74,11 +74,16 @@ def launched(call: Callable[..., Any], devices: int, watcher: Watcher, *args: An
         said: list[tuple[str, Any]] = []
         try:
             _joined(running, stop, results, said)
-        except (multiprocessing.ProcessRaisedException, multiprocessing.ProcessExitedException):
+        except (multiprocessing.ProcessRaisedException, multiprocessing.ProcessExitedException) as error:
             said += _read(results)
             if not said and stop.asked:
                 raise KeyboardInterrupt from None
             if not said:  # else one has said why, and the others only missed it
+                if isinstance(error, multiprocessing.ProcessExitedException):
+                    raise Unusable(
+                        f"a process was killed ({error.signal_name or error.exit_code}; out of memory?); go on with "
+                        "'pofx resume', with fewer --devices, or begin again with --accumulate"
+                    ) from None
                 raise
         kind, value = min(said, key=lambda result: KINDS.index(result[0]))
     if kind == "unusable":

@@ -1,5 +1,6 @@
 """How a run is trained: plain values, checked on the spot, stored in the run."""
 
+import math
 import re
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
@@ -62,7 +63,10 @@ class Settings:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        for name, rule, good in self._rules():
+        finite = [
+            (f.name, "a finite number", math.isfinite(getattr(self, f.name))) for f in fields(self) if f.type is float
+        ]
+        for name, rule, good in [*finite, *self._rules()]:
             if not good:
                 flag = "--" + name.replace("_", "-")
                 raise Unusable(f"{flag} must be {rule}, got {getattr(self, name)}; leave it out for the default")
