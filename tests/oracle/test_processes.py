@@ -90,6 +90,16 @@ def trained(game, rounds=3):
     return {k: v.double() for k, v in game.model.state_dict().items()} | losses
 
 
+def resumed(name, kind, world):
+    """Stopped after two rounds, gone on with by another trainer for the third."""
+    first, second = trainer(name, kind, world), trainer(name, kind, world)
+    first.round()
+    first.round()
+    tensors, plain = first.state()
+    second.load(({key: tensor.clone() for key, tensor in tensors.items()}, plain))
+    return trained(second, rounds=1)
+
+
 def uneven(world=ALONE, **settings):
     x = torch.randn(40, 2, generator=stream(0, "x")) * (torch.arange(80).view(40, 2) % 3 > 0)
     return Trainer(Uneven(), Rows(x), Settings(batch_size=8, **settings), planned=10, world=world)
@@ -105,6 +115,7 @@ def validated(world=ALONE):
 
 def everything(world):
     made = {f"{name}-{kind}": trained(trainer(name, kind, world)) for name, kind in GAMES}
+    made |= {f"resumed-{name}-{kind}": resumed(name, kind, world) for name, kind in GAMES}
     more = {"uneven": trained(uneven(world)), "normalised": trained(normalised(world)), "validated": validated(world)}
     return made | more
 
@@ -121,7 +132,8 @@ def in_two(folder, *, watch):
 def of_two():
     with tempfile.TemporaryDirectory() as folder:
         launched(in_two, 2, Watcher(), folder)
-        names = [*(f"{name}-{kind}" for name, kind in GAMES), "uneven", "normalised", "validated"]
+        games = [f"{name}-{kind}" for name, kind in GAMES]
+        names = [*games, *(f"resumed-{game}" for game in games), "uneven", "normalised", "validated"]
         yield {label: load_file(f"{folder}/{label}.safetensors") for label in names}
 
 
@@ -134,6 +146,13 @@ def assert_same(a, b):
 @pytest.mark.parametrize(("name", "kind"), GAMES)
 def test_two_processes_are_one(name, kind, of_two):
     assert_same(of_two[f"{name}-{kind}"], trained(trainer(name, kind)))
+
+
+@pytest.mark.parametrize(("name", "kind"), GAMES)
+def test_two_processes_stop_and_resume_to_the_same_bits(name, kind, of_two):
+    through, again = of_two[f"{name}-{kind}"], of_two[f"resumed-{name}-{kind}"]
+    assert through.keys() == again.keys()
+    assert all(through[key].equal(again[key]) for key in through)
 
 
 @pytest.mark.parametrize(("name", "kind"), GAMES)
