@@ -1,9 +1,11 @@
 """Several processes on one machine, each calling the same function; and one process at a time in a run folder."""
 
+import logging
 import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,9 +69,10 @@ def launched(call: Callable[..., Any], devices: int, watcher: Watcher, *args: An
 
     context = multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
-    with tempfile.TemporaryDirectory() as home, stop_on_signals() as stop:
+    with tempfile.TemporaryDirectory() as home, stop_on_signals() as stop, _quiet():
         task = (devices, f"{home}/meeting", call, watcher, args, kwargs, results)
-        running = multiprocessing.start_processes(_work, task, nprocs=devices, join=False, start_method="spawn")
+        with _deaf():
+            running = multiprocessing.start_processes(_work, task, nprocs=devices, join=False, start_method="spawn")
         assert running is not None
         said: list[tuple[str, Any]] = []
         try:
@@ -91,6 +94,31 @@ def launched(call: Callable[..., Any], devices: int, watcher: Watcher, *args: An
     if kind == "interrupted":
         raise KeyboardInterrupt
     return value
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that begin here ignore Ctrl-C until they train: this one hears it, and tells them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch tells of each process that it ends; we tell why."""
+    log = logging.getLogger("torch.multiprocessing.spawn")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _joined(running: Any, stop: Stop, results: Any, said: list[tuple[str, Any]]) -> None:
@@ -136,6 +164,6 @@ def _work(
         results.put(result)
     sys.stdout.flush()
     sys.stderr.flush()
-    # 1, so that nobody waits for one that failed. At once: an interpreter that winds up beside gloo's threads was seen
-    # to abort when all was done and saved.
-    os._exit(0 if result[0] == "done" else 1)
+    # 1, so that nobody waits for one that cannot go on. At once: an interpreter that winds up beside gloo's threads was
+    # seen to abort when all was done and saved.
+    os._exit(1 if result[0] == "unusable" else 0)
