@@ -4,7 +4,7 @@
 ``config.json``           model, arguments, source, split, settings, plan: enough to build and train it again
 ``model.safetensors``     the weights that are scored and sampled: best on validation, else the averaged last ones
 ``history.csv``           losses by step; the same as ``history.jsonl``, a JSON object a line
-``events.jsonl``          what happened besides: skipped steps, ways back, alarms
+``events.jsonl``          what happened besides: alarms, ways back, why it stopped
 ``samples/``              sheets drawn while training
 ``split.safetensors``     the rows of the source in each split, where the split is ours
 ``checkpoint/``           everything that the next round depends on: the last, the last good one, those kept

@@ -6,15 +6,14 @@ import math
 import os
 import re
 import signal
-import threading
 import types
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 import pofx
 from pofx.errors import Unusable, nearest
+from pofx.signals import answering
 from pofx.train.settings import Settings
 
 
@@ -69,22 +68,10 @@ def _parser(arguments: list[str]) -> Parser:
     return parser
 
 
-@contextmanager
-def _left_at_once() -> Iterator[None]:
-    """Ctrl-C while libraries are imported: an exception raised inside their start would be lost, or break them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _lazily(name: str) -> Callable[[argparse.Namespace], int]:
     def call(options: argparse.Namespace) -> int:
-        with _left_at_once():
+        # Ctrl-C leaves at once: raised while libraries start, an exception would be lost in them, or break them.
+        with answering(lambda number, frame: os._exit(130), signal.SIGINT):
             from pofx.cli import commands
 
         return getattr(commands, f"{name}_command")(options)

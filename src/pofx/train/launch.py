@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from pofx.errors import Unusable
 from pofx.files import sweep
+from pofx.signals import answering
 from pofx.train.watch import Stop, Watcher, stop_on_signals
 from pofx.world import World
 
@@ -71,7 +71,8 @@ def launched(call: Callable[..., Any], devices: int, watcher: Watcher, *args: An
     results = context.SimpleQueue()
     with tempfile.TemporaryDirectory() as home, stop_on_signals() as stop, _quiet():
         task = (devices, f"{home}/meeting", call, watcher, args, kwargs, results)
-        with _deaf():
+        # They begin deaf to Ctrl-C: this process hears it, and tells them.
+        with answering(signal.SIG_IGN, signal.SIGINT):
             running = multiprocessing.start_processes(_work, task, nprocs=devices, join=False, start_method="spawn")
         assert running is not None
         said: list[tuple[str, Any]] = []
@@ -94,19 +95,6 @@ def launched(call: Callable[..., Any], devices: int, watcher: Watcher, *args: An
     if kind == "interrupted":
         raise KeyboardInterrupt
     return value
-
-
-@contextmanager
-def _deaf() -> Iterator[None]:
-    """Processes that begin here ignore Ctrl-C until they train: this one hears it, and tells them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

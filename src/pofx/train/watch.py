@@ -1,7 +1,6 @@
 """Who hears how a run goes, and how a run is asked to stop."""
 
 import signal
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from pofx.signals import answering
 from pofx.train.health import Alarm
 
 
@@ -90,18 +90,11 @@ class Stop:
 def stop_on_signals() -> Iterator[Stop]:
     """Ctrl-C and SIGTERM ask politely inside the block: no round is cut in half. A second Ctrl-C is not polite."""
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
 
     def ask(number: int, frame: FrameType | None) -> None:
         if stop.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.asked = True
 
-    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with answering(ask, signal.SIGINT, signal.SIGTERM):
         yield stop
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
