@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pofx.errors import Unusable
 from pofx.files import sweep
@@ -54,6 +54,16 @@ def locked(folder: Path, world: World) -> Iterator[None]:
 def speaks() -> bool:
     """Whether this process talks to the person: of several under ``torchrun``, the first."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def leave(status: int) -> NoReturn:
+    """Ends this one of several processes, at once: all is done and saved.
+
+    An interpreter that winds up beside gloo's threads was seen to abort, now and then, when nothing was left to do.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def launched(call: Callable[..., Any], devices: int, watcher: Watcher, *args: Any, **kwargs: Any) -> Any:
@@ -150,8 +160,4 @@ def _work(
         result = ("interrupted", "")
     if rank == 0 or result[0] == "unusable":
         results.put(result)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # 1, so that nobody waits for one that cannot go on. At once: an interpreter that winds up beside gloo's threads was
-    # seen to abort when all was done and saved.
-    os._exit(1 if result[0] == "unusable" else 0)
+    leave(1 if result[0] == "unusable" else 0)  # 1, so that nobody waits for one that cannot go on
