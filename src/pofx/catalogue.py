@@ -77,9 +77,9 @@ _TABLE: tuple[Entry, ...] = (
         "pofx.models.autoregressive.gpt:GPT",
         family="autoregressive",
         paper="Radford et al. 2018; Chen et al. 2020 (image GPT)",
-        summary="causal transformer over symbols or pixels, exact likelihood",
-        domains=("tokens", "images"),
-        tiny={kind: {"width": 8, "layers": 1, "heads": 2} for kind in ("tokens", "images")},
+        summary="causal transformer over symbols, pixels or numbers, exact likelihood",
+        domains=("tokens", "images", "vectors"),
+        tiny={kind: {"width": 8, "layers": 1, "heads": 2} for kind in ("tokens", "images", "vectors")},
         flagship=True,
     ),
     Entry(

@@ -120,6 +120,19 @@ class Scores(Protocol):
     def log_prob(self, x: Tensor, condition: Tensor | None = None) -> Tensor: ...
 
 
+class Chains(Protocol):
+    """Exact, one value after another in an order of the model's own: log p(x) = sum_t log p(x_t | x_<t).
+
+    ``conditionals`` gives the terms (B, T). ``walk`` builds n observations whose values ``choose`` picks: it is told
+    log p of every symbol (n, V) and the place t, and gives (n,) symbols. What draws samples; what reads a code
+    decompresses.
+    """
+
+    def conditionals(self, x: Tensor, condition: Tensor | None = None) -> Tensor: ...
+
+    def walk(self, n: int, choose: Callable[[Tensor, int], Tensor], condition: Tensor | None = None) -> Tensor: ...
+
+
 class Bounds(Protocol):
     """A stochastic lower bound of log p(x), tighter with more ``samples``: (B,), nats per observation.
 
@@ -193,7 +206,7 @@ class Watched(Protocol):
 
 
 CAPABILITIES: tuple[type, ...] = (
-    Adapts, Learns, Plays, Samples, Scores, Bounds, Estimates, Encodes, Decodes, Represents, Completes, Aligns,
+    Adapts, Learns, Plays, Samples, Scores, Chains, Bounds, Estimates, Encodes, Decodes, Represents, Completes, Aligns,
     Transports, Watched,
 )  # fmt: skip
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from pofx.conditions import Classes, TextCondition, VectorCondition
-from pofx.domains import Images, Tokens, Vectors
+from pofx.distributions.conditional import sharpen
+from pofx.domains import Images, Tokens
 from pofx.errors import Unusable
 from pofx.models.autoregressive.gpt import GPT
 from pofx.randomness import seeded_init, stream
-from pofx.samplers.decoding import sharpen
 
 TOKENS = Tokens(3, 4)
 RECORDS = Tokens(3, 4, end=1)
@@ -197,7 +197,7 @@ def test_sharpened_distributions():
 def test_greedy_takes_the_likeliest_symbol():
     model, s = gpt(TOKENS), torch.zeros(1, 4).long()
     for t in range(4):
-        s[:, t] = model._logits(s, None, 0, t + 1)[:, -1].argmax(-1)
+        s[:, t] = model._outputs(s, None, 0, t + 1)[:, -1].argmax(-1)
     draws = model.sample(5, generator=stream(0, "eval"), temperature=0.0)
     assert torch.equal(draws, s.expand(5, -1))
 
@@ -214,7 +214,8 @@ def test_refuses_bad_decoding(how):
 @pytest.mark.parametrize(
     ("domain", "size", "words"),
     [
-        (Vectors(2), {}, "gpt takes tokens or images"),
+        (TOKENS, {"mixtures": 3}, "mixtures are of numbers"),
+        (PICTURES, {"mixtures": 0}, "mixtures must be at least 1"),
         (Images(1, 2, 2, levels=None), {}, "integer levels"),
         (TOKENS, {"width": 9}, "multiple of 2"),
         (TOKENS, {"layers": 0}, "at least 1"),

@@ -76,7 +76,7 @@ class NGram(nn.Module):
     def adapt(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator) -> None:
         """Counts every symbol with its contexts; a class-conditional model needs the classes."""
         kept = self._some(len(x), generator)
-        s = self.sequence.read(x[kept.to(x.device)]).long()
+        s = self.sequence.read(x[kept.to(x.device)])
         c = expand(self.condition, condition, len(x))
         counted = ~self.sequence.ended(s)
         ids = torch.zeros_like(s)[counted]
@@ -89,7 +89,7 @@ class NGram(nn.Module):
         """log p(x|c), or without c the exact marginal over classes; nats per observation."""
         if self.condition is not None and condition is None:
             return marginal(self.condition, x, lambda c: self.log_prob(x, c))
-        s = self.sequence.read(self.domain.check(x)).long()
+        s = self.sequence.read(self.domain.check(x))
         p = self._p(s, expand(self.condition, condition, len(x)))
         return self.sequence.given_end(s, p.log()).sum(1).float()
 
