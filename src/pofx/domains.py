@@ -255,7 +255,7 @@ def require(name: str, domain: Domain, *allowed: type) -> None:
 
 def tuples(value: Any) -> Any:
     """Lists of JSON as the tuples they were."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
 def _check_shape(domain: Domain, x: Tensor) -> Tensor:
