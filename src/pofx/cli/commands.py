@@ -341,8 +341,8 @@ def _require_method(run: Run, name: str) -> None:
 
 def _described(domain: Any) -> str:
     if isinstance(domain, Images):
-        palette = "a palette of its own, " if domain.palette else ""
-        return f"pictures of {domain.channels} x {domain.height} x {domain.width}, {palette}{domain.levels} levels"
+        values = f"{domain.levels} colours of its own palette" if domain.palette else f"{domain.levels} levels"
+        return f"pictures of {domain.channels} x {domain.height} x {domain.width}, {values}"
     if isinstance(domain, Tokens):
         return f"texts of {domain.length} symbols from {domain.vocabulary}"
     return f"vectors of {domain.dim} numbers"
