@@ -39,6 +39,13 @@ class SymbolSequence:
         width, channels = self.domain.width, self.domain.channels
         return torch.stack([t // (width * channels), t // channels % width, t % channels], dim=1)
 
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """How many values each coordinate of a place has: (T,), or (H, W, C)."""
+        if isinstance(self.domain, Tokens):
+            return (self.length,)
+        return self.domain.height, self.domain.width, self.domain.channels
+
     def read(self, x: Tensor) -> Tensor:
         """Observations (B, ...) to sequences (B, T), of the same dtype."""
         return x if isinstance(self.domain, Tokens) else x.permute(0, 2, 3, 1).flatten(1)

@@ -1,6 +1,7 @@
 """GPT: a causal transformer over symbols or pixels, with an exact likelihood."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Generator, Tensor, nn
 from pofx.conditions import Classes, Condition, expand, marginal, rows_for
 from pofx.domains import Domain, Images, Tokens
 from pofx.errors import Unusable
-from pofx.nn.attention import Cache, Transformer, rms_norm, rotation
+from pofx.nn.attention import Activation, Architecture, Cache, Norm, Position, Transformer, rms_norm, rotation
 from pofx.nn.mlp import ConditionEmbedding
 from pofx.nn.sequence import SymbolSequence
 from pofx.protocols import Loss
@@ -33,6 +34,14 @@ class GPT(nn.Module):
         width: E, size of the hidden states; by default from the domain.
         layers: number of blocks; by default from the domain.
         heads: N, attention heads; the width is a multiple of 2 N; by default from the domain.
+        position: "rotary", or "learned": a vector for each place (for each row, column and channel of a picture).
+        norm: "rms", without gain, of what is read too; "layer": LayerNorm with gain, of the blocks and the output.
+        qk_norm: queries and keys are normalised.
+        activation: relu2, gelu, gelu-tanh, or swiglu (gated).
+        bias: linear layers, but the last, and LayerNorm have one.
+        tie: symbols are read and predicted with the same vectors.
+        zero_init: output projections start at zero, and so does the last layer where it is not tied.
+        soft_cap: logits stay within it: cap tanh(logits / cap); none by default.
 
     Raises:
         Unusable: a domain it does not take, or sizes that do not fit each other.
@@ -46,25 +55,41 @@ class GPT(nn.Module):
         width: int | None = None,
         layers: int | None = None,
         heads: int | None = None,
+        position: Position = "rotary",
+        norm: Norm = "rms",
+        qk_norm: bool = True,
+        activation: Activation = "relu2",
+        bias: bool = False,
+        tie: bool = False,
+        zero_init: bool = True,
+        soft_cap: float | None = None,
     ) -> None:
         super().__init__()
-        self.domain, self.condition = domain, condition
+        if soft_cap is not None and not soft_cap > 0:
+            raise Unusable(f"soft_cap must be above 0, got {soft_cap}; leave it out for none")
+        self.domain, self.condition, self.soft_cap = domain, condition, soft_cap
         self.sequence = SymbolSequence("gpt", domain)
+        self.architecture = Architecture(position, norm, qk_norm, activation, bias, zero_init)
         size, self.recipe = _advice(self.sequence)
         given = (width, layers, heads)
         self.width, self.layers, self.heads = (b if a is None else a for a, b in zip(given, size))
-        self.trunk = Transformer(self.width, self.layers, self.heads, pattern="causal")
+        self.trunk = Transformer(self.width, self.layers, self.heads, pattern="causal", architecture=self.architecture)
         self.symbols = nn.Embedding(self.sequence.vocabulary, self.width)
-        axes = domain.shape[1:] + domain.shape[:1] if isinstance(domain, Images) else ()  # H, W, C
+        pictures = isinstance(domain, Images)
+        axes = self.sequence.extents if pictures or position == "learned" else ()
         self.axes = nn.ModuleList(nn.Embedding(extent, self.width) for extent in axes)
-        for embedding in (self.symbols, *self.axes) if axes else ():
+        for embedding in (self.symbols, *self.axes) if pictures else ():
             _smooth(embedding.weight)
         if condition is None:
             self.start = nn.Parameter(torch.randn(self.width))
         else:
             self.given = ConditionEmbedding(condition, self.width)
-        self.head = nn.Linear(self.width, self.sequence.vocabulary, bias=False)
-        nn.init.zeros_(self.head.weight)
+        self.norm = self.architecture.normaliser(self.width)
+        self.head = None if tie else nn.Linear(self.width, self.sequence.vocabulary, bias=False)
+        if self.head is None:
+            _shrink(p for part in (self.symbols, self.axes) for p in part.parameters())
+        elif zero_init:
+            nn.init.zeros_(self.head.weight)
 
     def loss(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator) -> Loss:
         """-log p(x|c) in nats per symbol; without a condition, given its null. Draws nothing."""
@@ -143,14 +168,22 @@ class GPT(nn.Module):
         return self._decode(s, mask, c, generator, temperature=temperature, top_k=top_k, top_p=top_p)
 
     @torch.no_grad()
-    def features(self, x: Tensor) -> Float[Tensor, "B F"]:
-        """(B, E) hidden states after the middle block, averaged over positions; given the null condition.
+    def features(self, x: Tensor, layer: int | None = None) -> Float[Tensor, "B F"]:
+        """(B, E) hidden states after ``layer`` blocks, averaged over positions; given the null condition.
 
         The last symbol, from which nothing is predicted, is not read.
+
+        Args:
+            x: canonical observations.
+            layer: 0 (what the first block reads) to the number of blocks; by default the middle.
+
+        Raises:
+            Unusable: there is no such layer.
         """
         s = self.sequence.read(self.domain.check(x)).long()
         stop = self.sequence.length
-        h = self.trunk(self._inputs(s, None, 0, stop), self._turn(0, stop), depth=(self.layers + 1) // 2)
+        depth = self.trunk.depth_of(layer)
+        h = self.trunk(self._inputs(s, None, 0, stop), self._turn(0, stop), depth=depth)
         return rms_norm(h).mean(1)
 
     def _log_p(self, s: Int[Tensor, "B T"], c: Tensor | None) -> Float[Tensor, "B T"]:
@@ -162,7 +195,8 @@ class GPT(nn.Module):
     def _logits(self, s: Tensor, c: Tensor | None, first: int, stop: int, cache: Cache | None = None) -> Tensor:
         """(B, stop - first, V) of the symbols at ``first`` .. ``stop`` - 1."""
         h = self.trunk(self._inputs(s, c, first, stop), self._turn(first, stop), cache=cache)
-        return self.head(rms_norm(h))
+        logits = F.linear(self.norm(h), self.symbols.weight) if self.head is None else self.head(self.norm(h))
+        return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap)
 
     def _inputs(self, s: Tensor, c: Tensor | None, first: int, stop: int) -> Float[Tensor, "B T E"]:
         """What positions ``first`` .. ``stop`` - 1 read: the symbol before, and in pictures the place predicted."""
@@ -172,17 +206,19 @@ class GPT(nn.Module):
         places = self.sequence.places[first:stop].to(s.device)
         for axis, embedding in enumerate(self.axes):
             h = h + embedding(places[:, axis])
-        return rms_norm(h)
+        return rms_norm(h) if self.architecture.norm == "rms" else h
 
     def _start(self, c: Tensor | None, n: int) -> Float[Tensor, "B E"]:
         if self.condition is None:
             return self.start.expand(n, -1)
-        c = self.condition.null(n).to(self.head.weight.device) if c is None else c
+        c = self.condition.null(n).to(self.symbols.weight.device) if c is None else c
         return self.given(c).expand(n, -1)
 
-    def _turn(self, first: int, stop: int) -> Tensor:
+    def _turn(self, first: int, stop: int) -> Tensor | None:
         """Rotary angles: of t in tokens, of row and column in pictures."""
-        places = self.sequence.places[first:stop, :2].to(self.head.weight.device)
+        if self.architecture.position == "learned":
+            return None
+        places = self.sequence.places[first:stop, :2].to(self.symbols.weight.device)
         base = 10000.0 if isinstance(self.domain, Tokens) else 100.0
         return rotation(places, self.trunk.pairs, base=base)
 
@@ -229,6 +265,13 @@ def _smooth(weight: Float[Tensor, "V E"], scale: float = 0.2) -> None:
     levels, width = weight.shape
     u = torch.linspace(0, 1, levels)[:, None]
     weight.copy_(math.sqrt(2) * torch.cos(u / scale * torch.randn(width) + 2 * math.pi * torch.rand(width)))
+
+
+@torch.no_grad()
+def _shrink(vectors: Iterable[Tensor], scale: float = 0.02) -> None:
+    """As small as logits want the vectors that they are made with; Radford et al. 2018, section 4.1."""
+    for vector in vectors:
+        vector.mul_(scale)
 
 
 _TEXT = {
