@@ -131,6 +131,15 @@ _TABLE: tuple[Entry, ...] = (
         arguments={"width": 64, "layers": 6, "heads": 4, **_AS_GPT2},
     ),
     Entry(
+        "masked-lm",
+        "pofx.models.autoregressive.masked_lm:MaskedLM",
+        family="autoregressive",
+        paper="Devlin et al. 2019, arXiv:1810.04805",
+        summary="transformer that fills in any mask from both sides, pseudo-likelihood",
+        domains=("tokens", "images"),
+        tiny=dict.fromkeys(("tokens", "images"), _TINY_TRUNK),
+    ),
+    Entry(
         "vae",
         "pofx.models.autoencoders.vae:VAE",
         family="autoencoders",

@@ -50,6 +50,18 @@ class SymbolSequence:
         """Observations (B, ...) to sequences (B, T), of the same dtype."""
         return x if isinstance(self.domain, Tokens) else x.permute(0, 2, 3, 1).flatten(1)
 
+    def mask(self, known: Tensor) -> Bool[Tensor, "B T"]:
+        """A mask of x's shape, or of one observation's, in reading order: (B or 1, T).
+
+        Raises:
+            Unusable: it is of another shape, or not boolean.
+        """
+        shape = self.domain.shape
+        whole = known if known.ndim > len(shape) else known[None]
+        if tuple(whole.shape[1:]) != shape or known.dtype != torch.bool:
+            raise Unusable(f"a mask is boolean and of shape {shape}, got {known.dtype} and {tuple(known.shape)}")
+        return self.read(whole)
+
     def write(self, s: Int[Tensor, "B T"]) -> Tensor:
         """Sequences (B, T) to canonical observations (B, ...)."""
         if isinstance(self.domain, Tokens):
@@ -63,6 +75,19 @@ class SymbolSequence:
             return torch.zeros_like(s, dtype=torch.bool)
         ends = s == self.end
         return ends.cumsum(1) - ends.to(torch.int64) > 0
+
+    def possible(
+        self, logits: Float[Tensor, "B M V"], s: Int[Tensor, "B T"], shown: Bool[Tensor, "B T"], at: Int[Tensor, "B M"]
+    ) -> Float[Tensor, "B M V"]:
+        """Logits at some places, given those ``shown`` around: after the end only the end, before another never."""
+        if self.end is None:
+            return logits
+        over = self.ended(torch.where(shown, s, -1))
+        others = (shown & (s != self.end)).long()
+        goes_on = others.flip(1).cumsum(1).flip(1) > others
+        ends = torch.arange(self.vocabulary, device=s.device) == self.end
+        never = (over.gather(1, at)[..., None] & ~ends) | (goes_on.gather(1, at)[..., None] & ends)
+        return logits.masked_fill(never, -torch.inf)
 
     def given_end(self, s: Int[Tensor, "B T"], log_p: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
         """``log_p`` of each symbol, but after the end only the end follows, with probability one."""

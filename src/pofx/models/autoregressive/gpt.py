@@ -1,7 +1,5 @@
 """GPT: a causal transformer over symbols or pixels, with an exact likelihood."""
 
-import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,9 +8,11 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
 from pofx.conditions import Classes, Condition, expand, marginal, rows_for
-from pofx.domains import Domain, Images, Tokens
+from pofx.domains import Domain
 from pofx.errors import Unusable
-from pofx.nn.attention import Activation, Architecture, Cache, Norm, Position, Transformer, rms_norm, rotation
+from pofx.models.autoregressive.advice import advice
+from pofx.models.autoregressive.embedding import at_places, embeddings, shrink, turn
+from pofx.nn.attention import Activation, Architecture, Cache, Norm, Position, Transformer, rms_norm
 from pofx.nn.mlp import ConditionEmbedding
 from pofx.nn.sequence import SymbolSequence
 from pofx.protocols import Loss
@@ -70,16 +70,11 @@ class GPT(nn.Module):
         self.domain, self.condition, self.soft_cap = domain, condition, soft_cap
         self.sequence = SymbolSequence("gpt", domain)
         self.architecture = Architecture(position, norm, qk_norm, activation, bias, zero_init)
-        size, self.recipe = _advice(self.sequence)
+        size, self.recipe = advice(self.sequence)
         given = (width, layers, heads)
         self.width, self.layers, self.heads = (b if a is None else a for a, b in zip(given, size))
         self.trunk = Transformer(self.width, self.layers, self.heads, pattern="causal", architecture=self.architecture)
-        self.symbols = nn.Embedding(self.sequence.vocabulary, self.width)
-        pictures = isinstance(domain, Images)
-        axes = self.sequence.extents if pictures or position == "learned" else ()
-        self.axes = nn.ModuleList(nn.Embedding(extent, self.width) for extent in axes)
-        for embedding in (self.symbols, *self.axes) if pictures else ():
-            _smooth(embedding.weight)
+        self.symbols, self.axes = embeddings(self.sequence, self.width, self.architecture)
         if condition is None:
             self.start = nn.Parameter(torch.randn(self.width))
         else:
@@ -87,7 +82,7 @@ class GPT(nn.Module):
         self.norm = self.architecture.normaliser(self.width)
         self.head = None if tie else nn.Linear(self.width, self.sequence.vocabulary, bias=False)
         if self.head is None:
-            _shrink(p for part in (self.symbols, self.axes) for p in part.parameters())
+            shrink(p for part in (self.symbols, self.axes) for p in part.parameters())
         elif zero_init:
             nn.init.zeros_(self.head.weight)
 
@@ -203,9 +198,7 @@ class GPT(nn.Module):
         h = self.symbols(s[:, max(first - 1, 0) : stop - 1])
         if first == 0:
             h = torch.cat([self._start(c, len(s))[:, None], h], dim=1)
-        places = self.sequence.places[first:stop].to(s.device)
-        for axis, embedding in enumerate(self.axes):
-            h = h + embedding(places[:, axis])
+        h = at_places(h, self.axes, self.sequence.places[first:stop])
         return rms_norm(h) if self.architecture.norm == "rms" else h
 
     def _start(self, c: Tensor | None, n: int) -> Float[Tensor, "B E"]:
@@ -215,12 +208,8 @@ class GPT(nn.Module):
         return self.given(c).expand(n, -1)
 
     def _turn(self, first: int, stop: int) -> Tensor | None:
-        """Rotary angles: of t in tokens, of row and column in pictures."""
-        if self.architecture.position == "learned":
-            return None
-        places = self.sequence.places[first:stop, :2].to(self.symbols.weight.device)
-        base = 10000.0 if isinstance(self.domain, Tokens) else 100.0
-        return rotation(places, self.trunk.pairs, base=base)
+        device = self.symbols.weight.device
+        return turn(self.sequence, self.architecture, self.trunk.pairs, slice(first, stop), device)
 
     def _decode(
         self, s: Tensor, known: Tensor, c: Tensor | None, generator: Generator, *, cached: bool = True, **how: Any
@@ -254,53 +243,3 @@ class GPT(nn.Module):
                 f"a mask is boolean and of shape {self.domain.shape}, got {known.dtype} and {tuple(known.shape)}"
             )
         return self.sequence.read(whole)
-
-
-@torch.no_grad()
-def _smooth(weight: Float[Tensor, "V E"], scale: float = 0.2) -> None:
-    """Levels, or places, near each other start near each other: sqrt(2) cos(omega u / scale + phi), u in [0, 1].
-
-    Source: Rahimi and Recht 2007, "Random features for large-scale kernel machines", algorithm 1.
-    """
-    levels, width = weight.shape
-    u = torch.linspace(0, 1, levels)[:, None]
-    weight.copy_(math.sqrt(2) * torch.cos(u / scale * torch.randn(width) + 2 * math.pi * torch.rand(width)))
-
-
-@torch.no_grad()
-def _shrink(vectors: Iterable[Tensor], scale: float = 0.02) -> None:
-    """As small as logits want the vectors that they are made with; Radford et al. 2018, section 4.1."""
-    for vector in vectors:
-        vector.mul_(scale)
-
-
-_TEXT = {
-    "optimiser": "muon",
-    "learning_rate": 6e-3,
-    "muon_learning_rate": 0.02,
-    "beta1": 0.8,
-    "beta2": 0.95,
-    "schedule": "trapezoid",
-    "warmup": 1 / 6,
-    "cooldown": 0.5,
-    "ema": 0.0,
-}
-_PICTURES = {
-    "optimiser": "muon",
-    "learning_rate": 4e-3,
-    "muon_learning_rate": 0.03,
-    "weight_decay": 0.3,
-    "schedule": "trapezoid",
-    "warmup": 0.05,
-    "cooldown": 0.5,
-    "ema": 0.1,
-}
-
-
-def _advice(sequence: SymbolSequence) -> tuple[tuple[int, int, int], dict[str, Any]]:
-    """(width, layers, heads) and training settings by the domain; for text, batches of about 1280 symbols."""
-    if isinstance(sequence.domain, Tokens):
-        return (128, 4, 4), _TEXT | {"batch_size": max(8, 1280 // sequence.length)}
-    if sequence.length <= 256:
-        return (64, 2, 2), _PICTURES | {"batch_size": 32}
-    return (64, 3, 2), _PICTURES | {"batch_size": 8}
