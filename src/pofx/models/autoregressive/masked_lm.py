@@ -250,5 +250,7 @@ class MaskedLM(nn.Module):
 
     def _told(self, condition: Tensor | None, n: int) -> Tensor | None:
         if condition is None and self.condition is not None:
-            raise Unusable("masked-lm was fitted with a condition and cannot infer it from a part of x; give it")
+            raise Unusable(
+                "masked-lm was fitted with a condition and cannot infer it from a part of x; give the condition"
+            )
         return expand(self.condition, condition, n)
