@@ -10,7 +10,7 @@ import torch
 
 from pofx.conditions import Classes, TextCondition, VectorCondition
 from pofx.distributions.conditional import sharpen
-from pofx.domains import Images, Tokens
+from pofx.domains import Images, Tokens, Vectors
 from pofx.errors import Unusable
 from pofx.models.autoregressive.gpt import GPT
 from pofx.nn.attention import rms_norm
