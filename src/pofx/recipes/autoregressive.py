@@ -39,8 +39,8 @@ RECIPES = (
         machine="a GPU",
         expected=Expected(1.45, "nats/char", "exact"),
         beside=(
-            "nanoGPT has 1.4697, the least of 21 estimates on random batches of 5000 steps with dropout 0.2, which gpt "
-            f"does not have; {_SPLIT}"
+            "nanoGPT has 1.4697, the least of its estimates on random batches within 5000 steps with dropout 0.2, "
+            f"which gpt does not have; {_SPLIT}"
         ),
     ),
     Recipe(
