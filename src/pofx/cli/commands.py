@@ -245,6 +245,13 @@ def compare_command(options: argparse.Namespace) -> int:
     return compare_and_show(options)
 
 
+def reproduce_command(options: argparse.Namespace) -> int:
+    """A whole run by its name, or the names."""
+    from pofx.cli.reproducing import reproduce_and_show
+
+    return reproduce_and_show(options)
+
+
 def fit_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """What ``fit`` takes, from the flags, on top of a file where one is given."""
     not_its = ("command", "parser", "name", "json", "quiet", "config")

@@ -243,6 +243,14 @@ def _compare(parser: Parser, arguments: list[str]) -> None:
     _source_flags(parser)
 
 
+def _reproduce(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("recipe", metavar="NAME", nargs="?", help="of a recipe; without one, all are listed")
+    parser.add_argument("--out", metavar="RUN", help="the run folder (runs/MODEL-SOURCE, then -2, ...)")
+    parser.add_argument("--steps", type=int, metavar="N", help="rounds of training, in place of the recipe's length")
+    parser.add_argument("--budget", metavar="TIME", help="training time, in place of the recipe's length")
+    parser.add_argument("--quick", action="store_true", help="about a minute that shows that it runs")
+
+
 _COMMANDS: Mapping[str, tuple[str, Callable[[Parser, list[str]], None]]] = {
     "data": ("show a source and its problems", _data),
     "models": ("list the models", _models),
@@ -258,6 +266,7 @@ _COMMANDS: Mapping[str, tuple[str, Callable[[Parser, list[str]], None]]] = {
     "complete": ("fill in the rest of a text or a picture", _complete),
     "evaluate": ("scores on held-out data", _evaluate),
     "compare": ("every family on the same data, in one report", _compare),
+    "reproduce": ("a whole run by its name, with the figure to expect", _reproduce),
 }
 
 
