@@ -80,10 +80,9 @@ def opened(data: bytes, *, named: str = "the code") -> tuple[Header, bytes]:
     """
     if data[: len(MAGIC)] != MAGIC:
         raise Unusable(f"{named} was not written by 'pofx compress' (it begins with {data[:4]!r}); give one that was")
-    if data[len(MAGIC) : len(MAGIC) + 1] != bytes([FORMAT]):
-        raise Unusable(
-            f"{named} is of format {list(data[4:5])}, this pofx reads {FORMAT}; use the version that wrote it"
-        )
+    written = data[len(MAGIC)] if len(data) > len(MAGIC) else None
+    if written != FORMAT:
+        raise Unusable(f"{named} is of format {written}, this pofx reads {FORMAT}; use the version that wrote it")
     body, checksum = data[: -_CHECKSUM.size], data[-_CHECKSUM.size :]
     if len(data) < _FIXED.size + _CHECKSUM.size or _CHECKSUM.pack(zlib.crc32(body)) != checksum:
         raise Unusable(f"{named} is not whole ({len(data):,} bytes, and another checksum); copy or compress it again")
@@ -127,14 +126,17 @@ def unpack(model: Any, data: bytes, *, run: bytes, named: str = "the code") -> C
             "give the run that compressed it, not trained further since"
         )
     theirs, ours = header.machine, _machine(model)
-    if theirs.split()[0] != ours.split()[0]:
-        raise Unusable(f"{named} was compressed on {theirs}, this is {ours}; use --device {theirs.split()[0]}")
+    device = theirs.partition(" ")[0]
+    if device != ours.partition(" ")[0]:
+        raise Unusable(f"{named} was compressed on {theirs}, this is {ours}; use --device {device}")
     with use_threads(header.threads):
         try:
             message = decode(
                 model, code, header.rows, last=header.last, classes=bool(header.kind & CLASSES), batch=header.batch
             )
             failed = "" if _digest(message) == header.content else "the content has another checksum"
+        except Unusable:
+            raise
         except Exception as error:  # of many kinds: what is read from the wrong place in the code has no law
             failed = in_brief(error)
     if failed:
