@@ -1,4 +1,4 @@
-"""``pofx compress`` and ``decompress``: what comes back is what went in; what cannot be is one line, and nothing else."""
+"""``pofx compress`` and ``decompress``: what comes back is what went in, and what cannot be is one line."""
 
 import json
 

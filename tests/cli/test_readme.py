@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from pofx.catalogue import entries
-from pofx.protocols import Bounds, Completes, Encodes, Estimates, Represents, Samples, Scores, capabilities
+from pofx.protocols import Bounds, Chains, Completes, Encodes, Estimates, Represents, Samples, Scores, capabilities
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -13,7 +13,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def table():
     """The table of models, as the README must have it."""
     lines = ["| model | family | data | likelihood | also | paper |", "|---|---|---|---|---|---|"]
-    also = {Samples: "sample", Encodes: "encode", Completes: "complete", Represents: "features"}
+    also = {Samples: "sample", Encodes: "encode", Completes: "complete", Represents: "features", Chains: "compress"}
     for entry in entries().values():
         able = capabilities(entry.load())
         kinds = [word for kind, word in ((Scores, "exact"), (Bounds, "bound"), (Estimates, "estimate")) if kind in able]
