@@ -53,7 +53,12 @@ def sheet(
 
 
 def _visible(x: Tensor, domain: Images) -> np.ndarray:
-    """Grey or RGB (N, H, W, 1 or 3), uint8: level 0 is black and the last white; a continuous picture, by its range."""
+    """Grey or RGB (N, H, W, 1 or 3), uint8: in the palette's colours, else level 0 is black and the last white.
+
+    A continuous picture is shown by its range.
+    """
+    if domain.palette:
+        return ((domain.colours(x.cpu()) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     x = x.cpu().double()
     low, high = (0.0, domain.levels - 1.0) if domain.levels else (float(x.min()), float(x.max())) if len(x) else (0, 1)
     shown = x[:, :3] if domain.channels >= 3 else x[:, :1]

@@ -21,7 +21,7 @@ CODED = [
     pytest.param(entry, domain, condition, id=f"{entry.name}-{domain.kind}{i}-{'classes' if condition else 'nothing'}")
     for entry in entries().values()
     if Chains in capabilities(entry.load())
-    for kind in entry.domains
+    for kind in entry.tiny
     if kind != "vectors"
     for i, domain in enumerate(TINY[kind])
     for condition in (None, TWO_CLASSES)

@@ -16,7 +16,7 @@ from pofx import data as sources
 from pofx.cli.bar import Bar, page
 from pofx.cli.parser import SAMPLER_FLAGS, SOURCE_FLAGS
 from pofx.data.maps import partly_read
-from pofx.domains import Images, Tokens
+from pofx.domains import Domain, Images, Tokens
 from pofx.errors import Unusable
 from pofx.evaluate.score import Score
 from pofx.files import write_json, write_text, write_whole
@@ -307,11 +307,7 @@ def _observations(run: Run, options: argparse.Namespace) -> tuple[Tensor, Tensor
         if runs.lasting(options.source) == run.config["origin"]
         else sources.load(options.source, seed=run.config["seed"], **wanted)
     )
-    if data.domain != run.domain:
-        raise Unusable(
-            f"{options.source} is {_described(data.domain)}, but {run.folder} was fitted on {_described(run.domain)}; "
-            "give data of the same kind"
-        )
+    _require_domain(run, options.source, data.domain)
     if data.condition is not None and data.condition != run.condition:
         raise Unusable(
             f"{options.source} has other conditions than {run.folder} was fitted with; give data of the same"
@@ -350,10 +346,19 @@ def _prompt(run: Run, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
         if runs.lasting(options.input) == run.config["origin"]
         else sources.load(options.input, seed=run.config["seed"])
     )
-    x = run.domain.check(data.test.rows()[0][: options.n])
+    _require_domain(run, options.input, data.domain)
+    x = data.test.rows()[0][: options.n]
     known = torch.zeros(run.domain.shape, dtype=torch.bool)
     known[..., : round(options.keep * run.domain.shape[-2]), :] = True
     return x, known
+
+
+def _require_domain(run: Run, source: str, domain: Domain) -> None:
+    if domain != run.domain:
+        raise Unusable(
+            f"{source} is {_described(domain)}, but {run.folder} was fitted on {_described(run.domain)}; "
+            "give data of the same kind"
+        )
 
 
 def _require_method(run: Run, name: str) -> None:
@@ -363,7 +368,8 @@ def _require_method(run: Run, name: str) -> None:
 
 def _described(domain: Any) -> str:
     if isinstance(domain, Images):
-        return f"pictures of {domain.channels} x {domain.height} x {domain.width}, {domain.levels} levels"
+        values = f"{domain.levels} colours of its own palette" if domain.palette else f"{domain.levels} levels"
+        return f"pictures of {domain.channels} x {domain.height} x {domain.width}, {values}"
     if isinstance(domain, Tokens):
         return f"texts of {domain.length} symbols from {domain.vocabulary}"
     return f"vectors of {domain.dim} numbers"
