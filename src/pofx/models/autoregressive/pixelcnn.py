@@ -1,6 +1,7 @@
 """Gated PixelCNN: each pixel from those above and to the left, by convolutions that see no others; exact."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from pofx.domains import Domain, Images, require
 from pofx.errors import Unusable
 from pofx.models.autoregressive.chain import Autoregressive
 from pofx.nn.mlp import MLP, ConditionEmbedding
-from pofx.nn.sequence import NumberEmbedding
+from pofx.nn.sequence import NumberEmbedding, value_embedding
 from pofx.samplers.decoding import Outputs
 
 
@@ -64,19 +65,16 @@ class PixelCNN(Autoregressive):
                 f"pixelcnn needs a width and layers of at least 1 and an odd kernel of at least 3, "
                 f"got width {self.width}, layers {self.layers}, kernel {kernel}"
             )
-        self.reach = kernel // 2
         ordered = isinstance(self.conditional, Level)
-        self.values = NumberEmbedding(self.width) if ordered else nn.Embedding(self.sequence.vocabulary, self.width)
+        self.values = NumberEmbedding(self.width) if ordered else value_embedding(self.sequence, self.width)
         self.read = nn.Linear(domain.channels * self.width, self.width)
-        self.rows = nn.Embedding(domain.height, self.width)
-        self.columns = nn.Embedding(domain.width, self.width)
         self.given = None if condition is None else ConditionEmbedding(condition, self.width)
-        context = 0 if condition is None else self.width
-        self.gates = nn.ModuleList(_Gates(self.width, self.reach, context) for _ in range(self.layers))
+        self.stacks = _Stacks(domain, self.width, self.layers, kernel // 2, conditional=condition is not None)
         inputs = [(1 + channel) * self.width for channel in range(domain.channels)]
-        self.channels = nn.ModuleList(MLP(n, (self.width,), self.conditional.outputs) for n in inputs)
-        for predict in self.channels:
+        channels = [MLP(n, (self.width,), self.conditional.outputs) for n in inputs]
+        for predict in channels:
             nn.init.zeros_(predict.head.weight)
+        self.channels = nn.ModuleList(channels)
 
     def outputs(self, s: Shaped[Tensor, "B T"], c: Tensor | None) -> Float[Tensor, "B T P"]:
         """What is put out for each value, from those before it."""
@@ -100,34 +98,57 @@ class PixelCNN(Autoregressive):
         return self._hidden(e, None).mean((1, 2))
 
     def _hidden(self, e: Float[Tensor, "B H W C E"], c: Tensor | None) -> Float[Tensor, "B H W E"]:
-        """What the horizontal stack makes of the pixels before each."""
-        pixels, context = self.read(e.flatten(3)), self._context(c)
-        places = self.rows.weight[:, None] + self.columns.weight
-        v = F.pad(pixels, (0, 0, 0, 0, 1, -1)) + places  # from here on a pixel's own row is the row above it
-        h = F.pad(pixels, (0, 0, 1, -1)) + places  # and its own column the one to its left
-        for gates in self.gates:
-            v, beside = gates.vertical(F.pad(v, (0, 0, self.reach, self.reach, self.reach, 0)), v, context)
-            h = gates.horizontal(_windows(F.pad(h, (0, 0, self.reach, 0)), self.reach), h, beside)
-        return h
+        """What the stacks make of the pixels before each."""
+        return self.stacks(self.read(e.flatten(3)), self._context(c))
 
     def _values(self, s: Int[Tensor, "B T"]) -> Float[Tensor, "B T E"]:
         return self.values(self.domain.centre(s).to(self.read.weight) if isinstance(self.conditional, Level) else s)
 
-    def _context(self, c: Tensor | None) -> Float[Tensor, "B 1 1 E"] | None:
+    def _context(self, c: Tensor | None) -> Tensor | None:
         if self.condition is None or self.given is None:
             return None
         c = self.condition.null(1).to(self.read.weight.device) if c is None else c
         return self.given(c)[:, None, None]
 
 
-class _Gates(nn.Module):
-    """One layer of both stacks; each adds tanh(a) * sigmoid(b) to what it was.
+class _Stacks(nn.Module):
+    """The vertical and the horizontal stack over whole pictures; what comes out at a pixel saw those before it alone.
 
     Args:
+        domain: what a picture is.
         width: E.
-        reach: R, how far the layer reads up, left and right (the horizontal stack: left alone).
-        context: E, or 0 without a condition.
+        layers: L.
+        reach: R, how far a layer reads up, left and right (the horizontal stack: left alone).
+        conditional: whether a condition is added before each gate.
     """
+
+    def __init__(self, domain: Images, width: int, layers: int, reach: int, *, conditional: bool) -> None:
+        super().__init__()
+        self.reach = reach
+        self.rows = nn.Embedding(domain.height, width)
+        self.columns = nn.Embedding(domain.width, width)
+        gates = [_Gates(width, reach, width if conditional else 0) for _ in range(layers)]
+        self.gates = cast(Sequence[_Gates], nn.ModuleList(gates))
+
+    @property
+    def places(self) -> Float[Tensor, "H W E"]:
+        """Row and column of the pixel that is predicted."""
+        return self.rows.weight[:, None] + self.columns.weight
+
+    def forward(
+        self, pixels: Float[Tensor, "B H W E"], context: Float[Tensor, "#B 1 1 E"] | None
+    ) -> Float[Tensor, "B H W E"]:
+        """What the horizontal stack ends with."""
+        v = F.pad(pixels, (0, 0, 0, 0, 1, -1)) + self.places  # from here on a pixel's own row is the row above it
+        h = F.pad(pixels, (0, 0, 1, -1)) + self.places  # and its own column the one to its left
+        for gates in self.gates:
+            v, beside = gates.vertical(F.pad(v, (0, 0, self.reach, self.reach, self.reach, 0)), v, context)
+            h = gates.horizontal(_windows(F.pad(h, (0, 0, self.reach, 0)), self.reach), h, beside)
+        return h
+
+
+class _Gates(nn.Module):
+    """One layer of both stacks; each adds tanh(a) * sigmoid(b) to what it was. ``context``: E, or 0 for none."""
 
     def __init__(self, width: int, reach: int, context: int) -> None:
         super().__init__()
@@ -160,10 +181,11 @@ class _Stepper:
 
     def __init__(self, model: PixelCNN, n: int, c: Tensor | None) -> None:
         self.model, self.context, self.done = model, model._context(c), 0
-        new, reach, width = model.read.weight.new_zeros, model.reach, model.domain.width
-        self.above = [new(n, reach + 1, width + 2 * reach, model.width) for _ in model.gates]
-        self.row = [new(n, reach + width, model.width) for _ in model.gates]
-        self.beside = [new(n, width, 2 * model.width) for _ in model.gates]
+        self.gates, self.reach, self.places = model.stacks.gates, model.stacks.reach, model.stacks.places
+        new, width = model.read.weight.new_zeros, model.domain.width
+        self.above = [new(n, self.reach + 1, width + 2 * self.reach, model.width) for _ in self.gates]
+        self.row = [new(n, self.reach + width, model.width) for _ in self.gates]
+        self.beside = [new(n, width, 2 * model.width) for _ in self.gates]
 
     @torch.no_grad()
     def __call__(self, s: Tensor, t: int) -> Tensor:
@@ -176,24 +198,22 @@ class _Stepper:
 
     def _advance(self, s: Tensor, i: int, j: int) -> None:
         """The horizontal stack at pixel (i, j)."""
-        model, reach = self.model, self.model.reach
         if j == 0:
             self._begin_row(s, i)
-        h = model.rows.weight[i] + model.columns.weight[j]
-        h = h.expand(len(s), -1) if j == 0 else h + self._pixels(s, i, slice(j - 1, j))[:, 0]
-        for gates, row, beside in zip(model.gates, self.row, self.beside):
-            row[:, j + reach] = h
-            h = gates.horizontal(row[:, j : j + reach + 1].flatten(1), h, beside[:, j])
+        h = self.places[i, j].expand(len(s), -1)
+        h = h if j == 0 else h + self._pixels(s, i, slice(j - 1, j))[:, 0]
+        for gates, row, beside in zip(self.gates, self.row, self.beside):
+            row[:, j + self.reach] = h
+            h = gates.horizontal(row[:, j : j + self.reach + 1].flatten(1), h, beside[:, j])
         self.h = h
 
     def _begin_row(self, s: Tensor, i: int) -> None:
         """The vertical stack of row i, which reads row i - 1."""
-        model, reach = self.model, self.model.reach
-        v = (model.rows.weight[i] + model.columns.weight).expand(len(s), -1, -1)
+        v = self.places[i].expand(len(s), -1, -1)
         v = (v if i == 0 else v + self._pixels(s, i - 1, slice(None)))[:, None]
-        for layer, gates in enumerate(model.gates):
+        for layer, gates in enumerate(self.gates):
             above = self.above[layer] = self.above[layer].roll(-1, dims=1)
-            above[:, reach, reach:-reach] = v[:, 0]
+            above[:, self.reach, self.reach : -self.reach] = v[:, 0]
             v, beside = gates.vertical(above, v, self.context)
             self.beside[layer] = beside[:, 0]
 
