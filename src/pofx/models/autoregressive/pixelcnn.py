@@ -67,7 +67,7 @@ class PixelCNN(Autoregressive):
             )
         ordered = isinstance(self.conditional, Level)
         self.values = NumberEmbedding(self.width) if ordered else value_embedding(self.sequence, self.width)
-        self.read = nn.Linear(domain.channels * self.width, self.width)
+        self.pixel = nn.Linear(domain.channels * self.width, self.width)
         self.given = None if condition is None else ConditionEmbedding(condition, self.width)
         self.stacks = _Stacks(domain, self.width, self.layers, kernel // 2, conditional=condition is not None)
         inputs = [(1 + channel) * self.width for channel in range(domain.channels)]
@@ -94,20 +94,20 @@ class PixelCNN(Autoregressive):
     @torch.no_grad()
     def features(self, x: Tensor) -> Float[Tensor, "B F"]:
         """(B, E) feature maps of the horizontal stack averaged over pixels; given the null condition."""
-        e = self._values(self._read(x)).unflatten(1, (self.domain.height, self.domain.width, self.domain.channels))
+        e = self._values(self.read(x)).unflatten(1, (self.domain.height, self.domain.width, self.domain.channels))
         return self._hidden(e, None).mean((1, 2))
 
     def _hidden(self, e: Float[Tensor, "B H W C E"], c: Tensor | None) -> Float[Tensor, "B H W E"]:
         """What the stacks make of the pixels before each."""
-        return self.stacks(self.read(e.flatten(3)), self._context(c))
+        return self.stacks(self.pixel(e.flatten(3)), self._context(c))
 
     def _values(self, s: Int[Tensor, "B T"]) -> Float[Tensor, "B T E"]:
-        return self.values(self.domain.centre(s).to(self.read.weight) if isinstance(self.conditional, Level) else s)
+        return self.values(self.domain.centre(s).to(self.pixel.weight) if isinstance(self.conditional, Level) else s)
 
     def _context(self, c: Tensor | None) -> Tensor | None:
         if self.condition is None or self.given is None:
             return None
-        c = self.condition.null(1).to(self.read.weight.device) if c is None else c
+        c = self.condition.null(1).to(self.pixel.weight.device) if c is None else c
         return self.given(c)[:, None, None]
 
 
@@ -182,7 +182,7 @@ class _Stepper:
     def __init__(self, model: PixelCNN, n: int, c: Tensor | None) -> None:
         self.model, self.context, self.done = model, model._context(c), 0
         self.gates, self.reach, self.places = model.stacks.gates, model.stacks.reach, model.stacks.places
-        new, width = model.read.weight.new_zeros, model.domain.width
+        new, width = model.pixel.weight.new_zeros, model.domain.width
         self.above = [new(n, self.reach + 1, width + 2 * self.reach, model.width) for _ in self.gates]
         self.row = [new(n, self.reach + width, model.width) for _ in self.gates]
         self.beside = [new(n, width, 2 * model.width) for _ in self.gates]
@@ -221,7 +221,7 @@ class _Stepper:
         """Some pixels of row i, as they are read."""
         domain = self.model.domain
         levels = s.unflatten(1, (domain.height, domain.width, domain.channels))[:, i, columns]
-        return self.model.read(self.model._values(levels.flatten(1)).unflatten(1, levels.shape[1:]).flatten(2))
+        return self.model.pixel(self.model._values(levels.flatten(1)).unflatten(1, levels.shape[1:]).flatten(2))
 
 
 def _windows(h: Float[Tensor, "B H RW E"], reach: int) -> Float[Tensor, "B H W RE"]:

@@ -87,7 +87,7 @@ class RNN(Autoregressive):
     @torch.no_grad()
     def features(self, x: Tensor) -> Float[Tensor, "B F"]:
         """(B, E) hidden states averaged over places; given the null condition. The last value is not read."""
-        s = self._read(x)
+        s = self.read(x)
         return self.cells(self._inputs(s, None, 0, self.sequence.length))[0].mean(1)
 
     def _inputs(self, s: Tensor, c: Tensor | None, first: int, stop: int) -> Float[Tensor, "B T E"]:
