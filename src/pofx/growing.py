@@ -40,7 +40,9 @@ class TextStream:
     def __init__(self, domain: Tokens, write: Callable[[str], object]) -> None:
         self.decode, self.end, self.between, self.write = decoder(domain), domain.end, parting(domain), write
         self.written = 0  # texts that are whole
-        self._begin()
+        self.row = self.values = 0  # of this chunk: the text that is being written, and how far all are drawn
+        self.read = 0  # symbols of that text that are written
+        self.context: list[int] = []  # those written last: what follows is decoded beside them
 
     def __call__(self, x: Tensor, values: int) -> None:
         """Of (B, T) tokens, the first ``values`` are chosen."""
@@ -48,8 +50,7 @@ class TextStream:
             self._begin()
         self.values = values
         while self.row < len(x) and self._ends(x[self.row], values):
-            self.row, self.read, self.context = self.row + 1, 0, []
-            self.written += 1
+            self.row, self.read, self.context, self.written = self.row + 1, 0, [], self.written + 1
 
     def finish(self, x: Tensor) -> None:
         """Everything is drawn, (N, T): writes what nobody saw growing, and the last end of line."""
@@ -60,8 +61,8 @@ class TextStream:
         self.write("\n")
 
     def _begin(self) -> None:
-        self.row = self.read = self.values = 0  # the text of this chunk that is being written, and its symbols so far
-        self.context: list[int] = []  # those written last: what follows is decoded beside them
+        self.row = self.read = self.values = 0
+        self.context = []
 
     def _ends(self, row: Tensor, values: int) -> bool:
         """Writes the characters that are new in a text; whether it is whole."""

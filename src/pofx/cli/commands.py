@@ -20,6 +20,7 @@ from pofx.cli.bar import Bar, page
 from pofx.cli.drawing import Destination
 from pofx.cli.parser import DRAWN_FLAGS, SOURCE_FLAGS
 from pofx.data.maps import partly_read
+from pofx.data.pictures import is_picture, read_picture
 from pofx.domains import Images, Tokens
 from pofx.errors import Unusable
 from pofx.evaluate.score import Score
@@ -210,7 +211,7 @@ def interpolate_command(options: argparse.Namespace) -> int:
 
 
 def complete_command(options: argparse.Namespace) -> int:
-    """Fills in the rest of a text prompt, or the lower part of pictures."""
+    """Fills in the rest of a text prompt, of pictures or of a table's rows."""
     run = _run(options)
     run.require(Completes, "complete")
     place = Destination(run, "complete", options)
@@ -221,7 +222,7 @@ def complete_command(options: argparse.Namespace) -> int:
     to_picture = Path(place.path).suffix == ".png"
     place.take(_beside_what_was_given(x, known, done) if to_picture else done)
     if not place.on_screen:
-        each = ", each after its original and what was given of it" if to_picture else ""
+        each = ", after the originals and what was given of them" if to_picture else ""
         _printer(options)(f"{len(done)} completions{each}: {place.path}")
     _write_json(options, {"n": len(done), "output": place.path})
     return 0
@@ -307,15 +308,18 @@ def _batches(run: Run, x: Tensor, c: Tensor | None, size: int = 256) -> Iterable
 
 
 def _beside_what_was_given(x: Tensor, known: Tensor, done: Sampled) -> Sampled:
-    """A row of three for each picture: the original, what was given of it, the completion."""
-    rows = torch.stack([x, x, done.x], dim=1).flatten(0, 1)
-    unknown = torch.stack([torch.zeros_like(known), ~known, torch.zeros_like(known)])
-    across = math.ceil(len(x) / 8)
-    return replace(done, x=rows, columns=3 * across, hidden=unknown.repeat(len(x), *[1] * known.ndim))
+    """For each picture the original, what was given of it, and its completion, or all those of a single picture."""
+    each = len(x) if (x == x[:1]).all() else 1
+    originals, completions = x[::each, None], done.x.unflatten(0, (-1, each))
+    rows = torch.cat([originals, originals, completions], dim=1)
+    hidden = torch.zeros(rows.shape, dtype=torch.bool)
+    hidden[:, 1] = ~known
+    columns = (2 + each) * math.ceil(len(rows) / 8)
+    return replace(done, x=rows.flatten(0, 1), columns=columns, hidden=hidden.flatten(0, 1))
 
 
 def _prompt(run: Run, options: argparse.Namespace, n: int) -> tuple[Tensor, Tensor]:
-    """What is known: a text's beginning, or the top of pictures."""
+    """What is known: a text's beginning, the top of pictures, or the first columns of a table."""
     if isinstance(run.domain, Tokens):
         prompt = tokens_of(_text_of(options.input), run.domain)
         if not 0 < len(prompt) <= run.domain.length:
@@ -327,15 +331,20 @@ def _prompt(run: Run, options: argparse.Namespace, n: int) -> tuple[Tensor, Tens
         return x, torch.arange(run.domain.length) < len(prompt)
     if not 0 <= options.keep <= 1:
         raise Unusable(f"--keep must be in [0, 1], got {options.keep}")
-    data = (
-        run.data
-        if runs.lasting(options.input) == run.config["origin"]
-        else sources.load(options.input, seed=run.config["seed"])
-    )
-    x = run.domain.check(data.test.rows()[0][:n])
+    x = _to_complete(run, options.input, n)
+    axis = -2 if isinstance(run.domain, Images) else -1
+    extent = run.domain.shape[axis]
     known = torch.zeros(run.domain.shape, dtype=torch.bool)
-    known[..., : round(options.keep * run.domain.shape[-2]), :] = True
+    known.narrow(axis, 0, round(options.keep * extent)).fill_(True)
     return x, known
+
+
+def _to_complete(run: Run, source: str, n: int) -> Tensor:
+    """One picture n times, or the first n test observations of a source."""
+    if isinstance(run.domain, Images) and is_picture(Path(source)):
+        return read_picture(Path(source), run.domain).expand(n, *run.domain.shape)
+    data = run.data if runs.lasting(source) == run.config["origin"] else sources.load(source, seed=run.config["seed"])
+    return run.domain.check(data.test.rows()[0][:n])
 
 
 def _text_of(prompt: str) -> str:

@@ -190,7 +190,9 @@ def _drawn_flags(parser: Parser) -> None:
     files = ".png, .npy, .txt or .csv; .gif or .webp: pictures row by row; - or none: text as it is drawn"
     parser.add_argument("-o", dest="output", metavar="FILE", help=files)
     parser.add_argument("--condition", metavar="VALUE", help="a class's name or index, a text, or numbers")
-    parser.add_argument("--chunk", type=int, metavar="N", help="drawn together (as the run says; text on the screen: 1)")
+    parser.add_argument(
+        "--chunk", type=int, metavar="N", help="drawn together (as the run says; text on the screen: 1)"
+    )
     _sampler_flags(parser)
 
 
@@ -225,9 +227,15 @@ def _interpolate(parser: Parser, arguments: list[str]) -> None:
 
 def _complete(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("run", metavar="RUN")
-    parser.add_argument("input", metavar="INPUT", help="a text to go on with, or a picture or source to complete")
+    parser.add_argument(
+        "input",
+        metavar="INPUT",
+        help="a text or its file, to go on with; a picture, or a source whose test part is completed",
+    )
     parser.add_argument("-n", type=int, metavar="N", help="completions, or pictures (8; of text on the screen 1)")
-    parser.add_argument("--keep", type=float, default=0.5, help="share of a picture's top that is kept (0.5)")
+    parser.add_argument(
+        "--keep", type=float, default=0.5, help="share of a picture's top, or of a table's columns (0.5)"
+    )
     _drawn_flags(parser)
 
 
