@@ -135,7 +135,7 @@ CASES = [
     ("complete {home}/book times --top-k 99", "top_k must lie in 1 to 15"),
     ("complete {home}/book times --temperature -1", "temperature must be at least 0 and finite"),
     ("complete {home}/book times -n 0", "-n must be at least 1, got 0"),
-    ("complete {home}/digits digits", "name one, such as -o completes.png"),
+    ("complete {home}/digits digits", "name one, such as -o completions.png"),
     ("complete {home}/digits {home}/bad.png -o {home}/x.png", "bad.png is an unreadable picture"),
     ("complete {home}/digits digits --keep 1 -o {home}/x.gif", "all was known; know less"),
     ("complete {home}/digits digits --keep 1.5 -o {home}/x.png", "--keep must be in [0, 1], got 1.5"),

@@ -190,6 +190,8 @@ def test_rows_of_a_table_are_completed(home, tmp_path):
     real, done = load(home / "gpt-table").data.test.rows()[0][:4].numpy(), np.load(tmp_path / "c.npy")
     assert (done[:, 0] == real[:, 0]).all()
     assert (done[:, 1] != real[:, 1]).all()
+    pofx("complete {home}/gpt-table {home}/table.csv -n 4 -o {out}/c.png", home=home, out=tmp_path)
+    assert Image.open(tmp_path / "c.png") == sheet(torch.from_numpy(done), load(home / "gpt-table").domain)
 
 
 @pytest.mark.parametrize("run", ["gpt-book", "n-gram"])

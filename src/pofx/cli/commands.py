@@ -219,7 +219,7 @@ def complete_command(options: argparse.Namespace) -> int:
     given = place.given | _given(options, DRAWN_FLAGS)
     with place.drawing():
         done = run.complete(x, known, options.condition, seed=options.seed, **given)
-    to_picture = Path(place.path).suffix == ".png"
+    to_picture = isinstance(run.domain, Images) and Path(place.path).suffix.lower() == ".png"
     place.take(_beside_what_was_given(x, known, done) if to_picture else done)
     if not place.on_screen:
         each = ", after the originals and what was given of them" if to_picture else ""

@@ -38,7 +38,7 @@ class Destination:
         self.growth: Growth | None = None
         self.stream: TextStream | None = None
         if self.on_screen and not isinstance(run.domain, Tokens):
-            suits = f"{verb}s{natural_suffix(run.domain)}"
+            suits = ("samples" if verb == "sample" else "completions") + natural_suffix(run.domain)
             raise Unusable(f"{verb} prints texts, and writes {run.domain.kind} to a file; name one, such as -o {suits}")
         if isinstance(run.domain, Images) and Path(self.path).suffix.lower() in Growth.suffixes:
             _require_growth(run, verb, self.path)
