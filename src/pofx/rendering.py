@@ -147,7 +147,8 @@ def tokens_of(text: str, domain: Tokens) -> Tensor:
         raise Unusable(
             f"the vocabulary has no {''.join(unknown)!r}; leave such characters out, or fit with encoding=bytes"
         )
-    return torch.tensor([domain.symbols.index(symbol) for symbol in text], dtype=torch.int64)
+    places = {symbol: place for place, symbol in enumerate(domain.symbols)}
+    return torch.tensor([places[symbol] for symbol in text], dtype=torch.int64)
 
 
 def _tokenizer(domain: Tokens) -> Any:
@@ -222,9 +223,10 @@ class Sampled:
         """
         return save_as(path, self._writers(), self.domain.kind)
 
-    def check(self, path: str | Path) -> None:
-        """Refuses a name that ``save`` would refuse: before anything is drawn, say."""
+    def place(self, path: str | Path) -> Path:
+        """Where ``save`` would write; a suffix that does not suit the domain, or a folder, is refused."""
         writer_for(path, self._writers(), self.domain.kind)
+        return Path(path).expanduser()
 
     def _writers(self) -> Writers:
         own: dict[str, dict[str, Callable[[Path], None]]] = {

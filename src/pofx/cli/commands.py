@@ -228,6 +228,33 @@ def complete_command(options: argparse.Namespace) -> int:
     return 0
 
 
+def compress_command(options: argparse.Namespace) -> int:
+    """A text or observations into a file, without loss, as small as the model says they can be."""
+    from pofx.cli.compressing import compress_and_tell
+
+    told = compress_and_tell(_run(options), options, _observations)
+    say = _printer(options)
+    say(
+        f"{told['observations']:,} observations, {told['values']:,} values, {told['bytes']:,} bytes, "
+        f"{told['bits_per_value']:.4f} {told['unit']}, {told['seconds']:.1f} s: {told['output']}"
+    )
+    if told["excess_percent"] is not None:
+        say(f"  -log2 p says {told['information_bytes']:,.0f} bytes: {told['excess_percent']:.2f}% more on the disk")
+    _write_json(options, told)
+    return 0
+
+
+def decompress_command(options: argparse.Namespace) -> int:
+    """What was compressed, as it was."""
+    from pofx.cli.compressing import decompress_and_tell
+
+    told = decompress_and_tell(_run(options), options)
+    much = f"{told['observations']:,} observations" if "observations" in told else f"{told['text_bytes']:,} bytes"
+    _printer(options)(f"{much}: {told['output']}")
+    _write_json(options, told)
+    return 0
+
+
 def evaluate_command(options: argparse.Namespace) -> int:
     """Held-out scores, each with its kind, unit and number of observations."""
     from pofx.train.settings import seconds
@@ -247,6 +274,13 @@ def compare_command(options: argparse.Namespace) -> int:
     from pofx.cli.comparing import compare_and_show
 
     return compare_and_show(options)
+
+
+def reproduce_command(options: argparse.Namespace) -> int:
+    """A whole run by its name, or the names."""
+    from pofx.cli.reproducing import reproduce_and_show
+
+    return reproduce_and_show(options)
 
 
 def fit_arguments(options: argparse.Namespace) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Destination:
             self.growth = Growth(run.domain, columns=columns)
             self.growth.check(self.path)
         elif not self.on_screen:
-            Sampled(torch.empty(0), run.domain).check(self.path)
+            Sampled(torch.empty(0), run.domain).place(self.path)
         if isinstance(run.domain, Tokens) and speaks() and (self.on_screen or _shows(options)):
             self.stream = TextStream(run.domain, _print)
         self.grows = run.grows(verb)

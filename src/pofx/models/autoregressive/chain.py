@@ -82,9 +82,13 @@ class Autoregressive(nn.Module, ABC):
             return marginal(self.condition, x, lambda c: self.log_prob(x, c))
         return self.conditionals(x, condition).sum(1)
 
+    def read(self, x: Tensor) -> Shaped[Tensor, "B T"]:
+        """The values of x in reading order, checked; real numbers, which may come in any precision, standardised."""
+        return self.sequence.read(x if isinstance(self.domain, Vectors) else self.domain.check(x))
+
     def conditionals(self, x: Tensor, condition: Tensor | None = None) -> Float[Tensor, "B T"]:
         """log p(x_t | x_<t, c) of each value, in reading order, nats; without c, given the null condition."""
-        return self._log_p(self._read(x), expand(self.condition, condition, len(x)))
+        return self._log_p(self.read(x), expand(self.condition, condition, len(x)))
 
     @torch.no_grad()
     def sample(
@@ -142,7 +146,7 @@ class Autoregressive(nn.Module, ABC):
             raise Unusable(
                 f"{self.name} completes what comes after a known beginning (the top of a picture); mask from there"
             )
-        s = self._read(x)
+        s = self.read(x)
         mask = self._mask(known).to(s.device).expand(len(s), -1)
         c = expand(self.condition, condition, len(x))
         if c is None and self.condition is not None:
@@ -170,10 +174,6 @@ class Autoregressive(nn.Module, ABC):
             return choose(conditional.logits(outputs).log_softmax(-1), t)
 
         return self._walk(self.sequence.empty(n, device), None, expand(self.condition, condition, n), told)
-
-    def _read(self, x: Tensor) -> Shaped[Tensor, "B T"]:
-        """Checked; real numbers may come in any precision."""
-        return self.sequence.read(x if isinstance(self.domain, Vectors) else self.domain.check(x))
 
     def _log_p(self, s: Shaped[Tensor, "B T"], c: Tensor | None) -> Float[Tensor, "B T"]:
         """log p(s_t | s_<t, c)."""
