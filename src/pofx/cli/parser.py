@@ -181,9 +181,18 @@ def _logger_flag(parser: Parser) -> None:
 
 def _sample(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("run", metavar="RUN")
-    parser.add_argument("-n", type=int, default=64, metavar="N", help="how many (64)")
-    parser.add_argument("-o", dest="output", required=True, metavar="FILE", help=".png, .npy, .txt or .csv")
+    parser.add_argument("-n", type=int, metavar="N", help="how many (64; of text on the screen 1)")
+    _drawn_flags(parser)
+
+
+def _drawn_flags(parser: Parser) -> None:
+    """Where what is drawn goes, and how it is drawn."""
+    files = ".png, .npy, .txt or .csv; .gif or .webp: pictures row by row; - or none: text as it is drawn"
+    parser.add_argument("-o", dest="output", metavar="FILE", help=files)
     parser.add_argument("--condition", metavar="VALUE", help="a class's name or index, a text, or numbers")
+    parser.add_argument(
+        "--chunk", type=int, metavar="N", help="drawn together (as the run says; text on the screen: 1)"
+    )
     _sampler_flags(parser)
 
 
@@ -197,7 +206,7 @@ def _sampler_flags(parser: Parser) -> None:
     group.add_argument("--method", help="of the solver: heun or euler")
 
 
-SAMPLER_FLAGS = ("temperature", "top_k", "top_p", "guidance", "steps", "method")
+DRAWN_FLAGS = ("chunk", "temperature", "top_k", "top_p", "guidance", "steps", "method")
 
 
 def _run_source(parser: Parser, arguments: list[str]) -> None:
@@ -218,12 +227,16 @@ def _interpolate(parser: Parser, arguments: list[str]) -> None:
 
 def _complete(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("run", metavar="RUN")
-    parser.add_argument("input", metavar="INPUT", help="a text to go on with, or a picture or source to complete")
-    parser.add_argument("-o", dest="output", required=True, metavar="FILE")
-    parser.add_argument("-n", type=int, default=8, metavar="N", help="completions, or pictures (8)")
-    parser.add_argument("--keep", type=float, default=0.5, help="share of a picture's top that is kept (0.5)")
-    parser.add_argument("--condition", metavar="VALUE", help="a class's name or index, a text, or numbers")
-    _sampler_flags(parser)
+    parser.add_argument(
+        "input",
+        metavar="INPUT",
+        help="a text or its file, to go on with; a picture, or a source whose test part is completed",
+    )
+    parser.add_argument("-n", type=int, metavar="N", help="completions, or pictures (8; of text on the screen 1)")
+    parser.add_argument(
+        "--keep", type=float, default=0.5, help="share of a picture's top, or of a table's columns (0.5)"
+    )
+    _drawn_flags(parser)
 
 
 def _compress(parser: Parser, arguments: list[str]) -> None:

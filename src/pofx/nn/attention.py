@@ -3,6 +3,7 @@
 Shapes: B batch, T positions, E width, N heads, D = E / N, P = D / 2 rotated pairs.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
@@ -14,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pofx.errors import Unusable, nearest
+from pofx.nn.memory import require_memory
 
 Pattern = Literal["causal", "full"]
 Position = Literal["rotary", "learned"]
@@ -111,11 +113,16 @@ class Cache:
     """Keys and values of the positions read so far, allocated once for the whole batch: (layers, 2, B, N, T, D).
 
     For use under ``torch.no_grad``: the store is written in place.
+
+    Raises:
+        Unusable: it is larger than the memory that is free.
     """
 
     def __init__(self, trunk: "Transformer", batch: int, length: int) -> None:
         weight = next(trunk.parameters())
         size = len(trunk.blocks), 2, batch, trunk.heads, length, trunk.width // trunk.heads
+        what = f"keys and values of {batch} observations of {length} values"
+        require_memory(math.prod(size) * weight.element_size(), what, weight.device)
         self.pairs = weight.new_zeros(size)
         self.used = 0
 
