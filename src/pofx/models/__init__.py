@@ -10,6 +10,7 @@ from typing import Any
 
 _HOMES = {
     "GPT": "autoregressive.gpt",
+    "MADE": "autoregressive.made",
     "VAE": "autoencoders.vae",
     "WGAN": "adversarial.wgan",
     "FlowMatching": "diffusion.flow_matching",

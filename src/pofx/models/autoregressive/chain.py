@@ -118,7 +118,7 @@ class Autoregressive(nn.Module, ABC):
         Of several orders, those of the first: their sum is log p_1(x|c), a distribution of its own.
         """
         order = self._each_order()[0]
-        return _arranged(self._log_p(self._read(x), expand(self.condition, condition, len(x)), order), order)
+        return arranged(self._log_p(self._read(x), expand(self.condition, condition, len(x)), order), order)
 
     @torch.no_grad()
     def sample(
@@ -156,7 +156,7 @@ class Autoregressive(nn.Module, ABC):
 
         Of several orders, in each.
         """
-        read = [_arranged(self._mask(known), order) for order in self._each_order()]
+        read = [arranged(self._mask(known), order) for order in self._each_order()]
         return all(bool((first[:, 1:] <= first[:, :-1]).all()) for first in read)
 
     @torch.no_grad()
@@ -222,7 +222,7 @@ class Autoregressive(nn.Module, ABC):
         self, s: Shaped[Tensor, "B T"], c: Tensor | None, order: Int[Tensor, "T"] | None = None
     ) -> Float[Tensor, "B T"]:
         """log p(s_t | those before it in the order, c), at the place of each."""
-        read = _arranged(s, order)
+        read = arranged(s, order)
         log_p = self.conditional.log_prob(self.outputs_in(order, read, c), read)
         return self.sequence.given_end(s, _put_back(log_p, order))
 
@@ -270,7 +270,7 @@ class Autoregressive(nn.Module, ABC):
             return self.sequence.write(_put_back(read, order))
 
         grows = None if watch is None else _canonical(watch, write)
-        s, known = _arranged(s, order), _arranged(known, order)
+        s, known = arranged(s, order), arranged(known, order)
         return write(decode(outputs, s, known, choose, end=self.sequence.end, watch=grows))
 
     def _class_given(self, s: Tensor, known: Tensor, generator: Generator) -> Tensor:
@@ -301,13 +301,13 @@ def _canonical(watch: Watch, write: Callable[[Tensor], Tensor]) -> Watch:
     return lambda s, t: watch(write(s), t)
 
 
-def _arranged(s: Shaped[Tensor, "B T"], order: Int[Tensor, "*B T"] | None) -> Shaped[Tensor, "B T"]:
+def arranged(s: Shaped[Tensor, "B T"], order: Int[Tensor, "*B T"] | None) -> Shaped[Tensor, "B T"]:
     """What stands at its places, in the order of reading: one for all rows or one for each."""
     return s if order is None else s.gather(1, order.expand(len(s), -1))
 
 
 def _put_back(read: Shaped[Tensor, "B T"], order: Int[Tensor, "*B T"] | None) -> Shaped[Tensor, "B T"]:
-    """The inverse of ``_arranged``."""
+    """The inverse of ``arranged``."""
     return read if order is None else torch.empty_like(read).scatter(1, order.expand(len(read), -1), read)
 
 
