@@ -51,6 +51,8 @@ class Autoregressive(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self.register_buffer("orders", orders)
+        if orders is not None and len(orders) > 1:
+            self.surrogate = "the mean of -log p_o(x) over the orders, an upper bound of -log p(x)"
         if mixtures is not None and mixtures < 1:
             raise Unusable(f"mixtures must be at least 1, got {mixtures}; leave it out for the default")
         self.name, self.domain, self.condition = name, domain, condition
