@@ -178,6 +178,18 @@ def test_learns_a_known_distribution_in_a_random_order():
     torch.testing.assert_close(model.log_prob(x[:2]).exp(), torch.tensor([0.25, 0.75]), atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize("domain", [PICTURES, COLOURS])
+def test_starts_from_the_frequencies_of_each_pixel(domain):
+    """An adapted model that has learnt nothing else is the product of the marginals, in any ordering."""
+    with seeded_init(0):
+        model = MADE(domain, hidden=(8,), orderings=2)
+    x = torch.randint(domain.levels, (5000, 1), generator=stream(0, "data")) * torch.ones(1, domain.dims).long()
+    x = (x * torch.randint(2, x.shape, generator=stream(1, "data"))).view(-1, *domain.shape).to(domain.dtype)
+    model.adapt(x, generator=stream(0, "adapt"))
+    expected = sum((x == level).double().mean(0).log() * (x[:9] == level) for level in range(domain.levels))
+    torch.testing.assert_close(model.log_prob(x[:9]).double(), expected.flatten(1).sum(1), atol=0.01, rtol=0)
+
+
 @pytest.mark.parametrize(("domain", "condition"), [(Images(1, 2, 2, levels=2), TWO), (Vectors(2), None)])
 def test_every_promise_holds_in_several_orderings(domain, condition):
     assert failures(lambda: MADE(domain, condition=condition, hidden=(8,), orderings=2), domain, condition) == {}

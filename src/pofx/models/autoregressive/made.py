@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn.functional import linear, relu
 
 from pofx.conditions import Condition
-from pofx.distributions.conditional import Bit
+from pofx.distributions.conditional import Bit, Level
 from pofx.domains import Domain, Images, Tokens, Vectors
 from pofx.errors import Unusable
 from pofx.models.autoregressive.chain import Autoregressive, arranged
@@ -54,6 +54,8 @@ class MADE(Autoregressive):
         Unusable: a domain it does not take, or sizes and orderings that cannot be.
     """
 
+    mean: Tensor
+
     def __init__(
         self,
         domain: Domain,
@@ -77,6 +79,8 @@ class MADE(Autoregressive):
         inputs = _Units(range(domain.dims), 1 if isinstance(domain, Images) else _EMBEDDING, placed=True)
         outputs = _Units(range(domain.dims), self.conditional.outputs, placed=True)
         units = [inputs, *(_Units(_degrees(size, domain.dims)) for size in self.hidden)]
+        self.spread = (domain.levels - 1) / 2 if isinstance(domain, Images) and domain.levels else 1.0
+        self.register_buffer("mean", torch.full((domain.dims,), self.spread) if isinstance(domain, Images) else None)
         self.values = None if isinstance(domain, Images) else value_embedding(self.sequence, _EMBEDDING)
         self.given = None if condition is None else ConditionEmbedding(condition, context)
         self.layers = nn.ModuleList(_Masked(a, b, context=context) for a, b in pairwise(units))
@@ -86,6 +90,21 @@ class MADE(Autoregressive):
             if last is not None:
                 nn.init.zeros_(last.weight)
 
+    @torch.no_grad()
+    def adapt(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator) -> None:
+        """Pixels are read about the training split's mean and told from its frequencies on; vectors are standardised.
+
+        Most pixels are dark: read about anything else, they would give each unit mostly one and the same constant.
+        """
+        super().adapt(x, condition, generator=generator)
+        if isinstance(self.domain, Images):
+            s = self.sequence.arrange(x)
+            self.mean.copy_(s.to(self.mean.dtype).mean(0))
+            if not isinstance(self.conditional, Level):
+                logits = _log_frequencies(s, self.domain.levels or 0)
+                bias = logits.diff(dim=1) if isinstance(self.conditional, Bit) else logits
+                self.head.bias.copy_(bias.flatten())
+
     def outputs(self, s: Shaped[Tensor, "B T"], c: Tensor | None) -> Float[Tensor, "B T P"]:
         """What is put out for each value, from those before it."""
         return self.outputs_in(None, s, c)
@@ -94,7 +113,7 @@ class MADE(Autoregressive):
         self, order: Int[Tensor, "T"] | None, s: Shaped[Tensor, "B T"], c: Tensor | None
     ) -> Float[Tensor, "B T P"]:
         """The same where values, and what is put out for them, stand in ``order``."""
-        y, context = self._inputs(s), self._context(c, len(s))
+        y, context = self._inputs(s, order), self._context(c, len(s))
         out = self.head(self._hidden(order, y, context), order, context)
         if self.direct is not None:
             out = out + self.direct(y, order)
@@ -121,7 +140,7 @@ class MADE(Autoregressive):
         """The last hidden layer, in the first ordering; given the null condition."""
         order = self._each_order()[0]
         s = arranged(self._read(x), order)
-        return self._hidden(order, self._inputs(s), self._context(None, len(s)))
+        return self._hidden(order, self._inputs(s, order), self._context(None, len(s)))
 
     def _stepper(self, order: Int[Tensor, "T"] | None, n: int, c: Tensor | None, cached: bool) -> Outputs:
         kept = _Steps(self, order, n, c) if cached else None
@@ -132,13 +151,12 @@ class MADE(Autoregressive):
             y = relu(layer(y, order, context))
         return y
 
-    def _inputs(self, s: Shaped[Tensor, "B T"]) -> Float[Tensor, "B I"]:
-        """The numbers that stand for values: of a pixel one, from -1 to 1."""
+    def _inputs(self, s: Shaped[Tensor, "B N"], order: Int[Tensor, "T"] | None, first: int = 0) -> Float[Tensor, "B I"]:
+        """The numbers that stand for the values read from step ``first`` on: of a pixel one, about its mean."""
         if self.values is not None:
             return self.values(s).flatten(1)
-        assert isinstance(self.domain, Images)
-        assert self.domain.levels is not None
-        return s.to(self.head.weight.dtype) * (2 / (self.domain.levels - 1)) - 1
+        mean = (self.mean if order is None else self.mean[order])[first : first + s.shape[1]]
+        return (s - mean) / self.spread
 
     def _context(self, c: Tensor | None, n: int) -> Float[Tensor, "B E"] | None:
         if self.given is None or self.condition is None:
@@ -224,7 +242,7 @@ class _Steps:
 
     def __init__(self, model: MADE, order: Int[Tensor, "T"] | None, n: int, c: Tensor | None) -> None:
         context = model._context(c, n)
-        self.model, self.read = model, 0
+        self.model, self.order, self.read = model, order, 0
         self.layers = [_Folded(layer, order, context) for layer in model.layers if isinstance(layer, _Masked)]
         self.head = _Folded(model.head, order, context)
         self.direct = None if model.direct is None else _Folded(model.direct, order, None)
@@ -232,7 +250,8 @@ class _Steps:
 
     def outputs(self, s: Shaped[Tensor, "B T"], t: int) -> Float[Tensor, "B P"]:
         """What is put out for the value that is read at step t."""
-        self.units[0][:, self.layers[0].layer.a.between(self.read, t)] = self.model._inputs(s[:, self.read : t])
+        new = self.layers[0].layer.a.between(self.read, t)
+        self.units[0][:, new] = self.model._inputs(s[:, self.read : t], self.order, self.read)
         for x, folded, y in zip(self.units, self.layers, self.units[1:]):
             y[:, folded.layer.b.between(self.read, t)] = relu(folded(x, self.read, t))
         self.read = t
@@ -251,6 +270,12 @@ class _Folded:
         """Those of degree ``first`` .. ``stop`` - 1, from what they see of x."""
         rows, seen = self.layer.b.between(first, stop), self.layer.seen(stop - 1)
         return linear(x[:, :seen], self.weight[rows, :seen]) + self.shift[:, rows]
+
+
+def _log_frequencies(s: Shaped[Tensor, "B T"], levels: int) -> Float[Tensor, "T V"]:
+    """Of each level at each place, none of them quite zero."""
+    counts = torch.stack([(s == level).sum(0) for level in range(levels)], dim=1)
+    return ((counts + 0.5) / (len(s) + levels / 2)).log()
 
 
 def _even(size: int, pieces: int) -> list[int]:
@@ -286,4 +311,4 @@ def _advice(domain: Domain) -> tuple[tuple[int, ...], dict[str, Any]]:
         return (128, 128), {"batch_size": 128, "learning_rate": 5e-3}
     if domain.dims <= 256:
         return (512,), {"batch_size": 64, "learning_rate": 2e-3}
-    return (2000,), {"batch_size": 128, "learning_rate": 2e-3}
+    return (2000,), {"batch_size": 128, "learning_rate": 4e-3}
