@@ -158,7 +158,8 @@ class Autoregressive(nn.Module, ABC):
 
         Of several orders, in each.
         """
-        read = [arranged(self._mask(known), order) for order in self._each_order()]
+        mask = self._mask(known).to(next(self.parameters()).device)
+        read = [arranged(mask, order) for order in self._each_order()]
         return all(bool((first[:, 1:] <= first[:, :-1]).all()) for first in read)
 
     @torch.no_grad()
