@@ -123,10 +123,9 @@ class Scores(Protocol):
 class Chains(Protocol):
     """Exact, one value after another in an order of the model's own: log p(x) = sum_t log p(x_t | x_<t).
 
-    A model that is a mixture of several orders does both by its first, which is a distribution of its own.
     ``conditionals`` gives the terms (B, T). ``walk`` builds n observations whose values ``choose`` picks: it is told
     log p of every symbol (n, V) and the place t, and gives (n,) symbols. What draws samples; what reads a code
-    decompresses.
+    decompresses. A mixture of several orders does both by the first, which is a distribution of its own.
     """
 
     def conditionals(self, x: Tensor, condition: Tensor | None = None) -> Tensor: ...
