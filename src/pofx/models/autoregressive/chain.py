@@ -112,7 +112,11 @@ class Autoregressive(nn.Module, ABC):
         """log p(x|c), or without c the exact marginal over classes; nats per observation."""
         if self.condition is not None and condition is None:
             return marginal(self.condition, x, lambda c: self.log_prob(x, c))
-        return _log_mean_exp(self._log_p_of_each(self._read(x), expand(self.condition, condition, len(x))))
+        return _log_mean_exp(self._log_p_of_each(self._at_places(x), expand(self.condition, condition, len(x))))
+
+    def read(self, x: Tensor) -> Shaped[Tensor, "B T"]:
+        """The values of x in reading order, that of the first of several orders; real numbers standardised."""
+        return _arranged(self._at_places(x), self._each_order()[0])
 
     def conditionals(self, x: Tensor, condition: Tensor | None = None) -> Float[Tensor, "B T"]:
         """log p(x_t | x_<t, c) of each value, in reading order, nats; without c, given the null condition.
@@ -120,7 +124,7 @@ class Autoregressive(nn.Module, ABC):
         Of several orders, those of the first: their sum is log p_1(x|c), a distribution of its own.
         """
         order = self._each_order()[0]
-        return arranged(self._log_p(self._read(x), expand(self.condition, condition, len(x)), order), order)
+        return _arranged(self._log_p(self._at_places(x), expand(self.condition, condition, len(x)), order), order)
 
     @torch.no_grad()
     def sample(
@@ -159,7 +163,7 @@ class Autoregressive(nn.Module, ABC):
         Of several orders, in each.
         """
         mask = self._mask(known).to(next(self.parameters()).device)
-        read = [arranged(mask, order) for order in self._each_order()]
+        read = [_arranged(mask, order) for order in self._each_order()]
         return all(bool((first[:, 1:] <= first[:, :-1]).all()) for first in read)
 
     @torch.no_grad()
@@ -184,7 +188,7 @@ class Autoregressive(nn.Module, ABC):
             raise Unusable(
                 f"{self.name} completes what comes after a known beginning (the top of a picture); mask from there"
             )
-        s = self._read(x)
+        s = self._at_places(x)
         mask = self._mask(known).to(s.device).expand(len(s), -1)
         c = expand(self.condition, condition, len(x))
         if c is None and self.condition is not None:
@@ -217,15 +221,15 @@ class Autoregressive(nn.Module, ABC):
         order = None if self.orders is None else self.orders[:1].expand(n, -1)
         return self._walk(self.sequence.empty(n, device), None, expand(self.condition, condition, n), told, order)
 
-    def _read(self, x: Tensor) -> Shaped[Tensor, "B T"]:
-        """Checked; real numbers may come in any precision."""
+    def _at_places(self, x: Tensor) -> Shaped[Tensor, "B T"]:
+        """The values of x where the sequence has them, checked; real numbers may come in any precision."""
         return self.sequence.read(x if isinstance(self.domain, Vectors) else self.domain.check(x))
 
     def _log_p(
         self, s: Shaped[Tensor, "B T"], c: Tensor | None, order: Int[Tensor, "T"] | None = None
     ) -> Float[Tensor, "B T"]:
         """log p(s_t | those before it in the order, c), at the place of each."""
-        read = arranged(s, order)
+        read = _arranged(s, order)
         log_p = self.conditional.log_prob(self.outputs_in(order, read, c), read)
         return self.sequence.given_end(s, _put_back(log_p, order))
 
@@ -273,7 +277,7 @@ class Autoregressive(nn.Module, ABC):
             return self.sequence.write(_put_back(read, order))
 
         grows = None if watch is None else _canonical(watch, write)
-        s, known = arranged(s, order), arranged(known, order)
+        s, known = _arranged(s, order), _arranged(known, order)
         return write(decode(outputs, s, known, choose, end=self.sequence.end, watch=grows))
 
     def _class_given(self, s: Tensor, known: Tensor, generator: Generator) -> Tensor:
@@ -304,13 +308,13 @@ def _canonical(watch: Watch, write: Callable[[Tensor], Tensor]) -> Watch:
     return lambda s, t: watch(write(s), t)
 
 
-def arranged(s: Shaped[Tensor, "B T"], order: Int[Tensor, "*B T"] | None) -> Shaped[Tensor, "B T"]:
+def _arranged(s: Shaped[Tensor, "B T"], order: Int[Tensor, "*B T"] | None) -> Shaped[Tensor, "B T"]:
     """What stands at its places, in the order of reading: one for all rows or one for each."""
     return s if order is None else s.gather(1, order.expand(len(s), -1))
 
 
 def _put_back(read: Shaped[Tensor, "B T"], order: Int[Tensor, "*B T"] | None) -> Shaped[Tensor, "B T"]:
-    """The inverse of ``arranged``."""
+    """The inverse of ``_arranged``."""
     return read if order is None else torch.empty_like(read).scatter(1, order.expand(len(read), -1), read)
 
 

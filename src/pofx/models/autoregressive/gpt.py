@@ -86,7 +86,7 @@ class GPT(Autoregressive):
 
         The last symbol, from which nothing is predicted, is not read.
         """
-        s = self._read(x)
+        s = self.read(x)
         stop = self.sequence.length
         h = self.trunk(self._inputs(s, None, 0, stop), self._turn(0, stop), depth=(self.layers + 1) // 2)
         return rms_norm(h).mean(1)

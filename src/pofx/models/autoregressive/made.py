@@ -14,7 +14,7 @@ from pofx.conditions import Condition
 from pofx.distributions.conditional import Bit, Level
 from pofx.domains import Domain, Images, Tokens, Vectors
 from pofx.errors import Unusable
-from pofx.models.autoregressive.chain import Autoregressive, arranged
+from pofx.models.autoregressive.chain import Autoregressive
 from pofx.nn.mlp import ConditionEmbedding
 from pofx.nn.sequence import value_embedding
 from pofx.samplers.decoding import Outputs
@@ -138,8 +138,7 @@ class MADE(Autoregressive):
     @torch.no_grad()
     def features(self, x: Tensor) -> Float[Tensor, "B F"]:
         """The last hidden layer, in the first ordering; given the null condition."""
-        order = self._each_order()[0]
-        s = arranged(self._read(x), order)
+        order, s = self._each_order()[0], self.read(x)
         return self._hidden(order, self._inputs(s, order), self._context(None, len(s)))
 
     def _stepper(self, order: Int[Tensor, "T"] | None, n: int, c: Tensor | None, cached: bool) -> Outputs:
