@@ -158,6 +158,15 @@ _TABLE: tuple[Entry, ...] = (
         tiny={"images": {"width": 8, "layers": 2}},
     ),
     Entry(
+        "made",
+        "pofx.models.autoregressive.made:MADE",
+        family="autoregressive",
+        paper="Germain et al. 2015, arXiv:1502.03509",
+        summary="masked multilayer perceptron, in one order or several, exact likelihood",
+        domains=("images", "tokens", "vectors"),
+        tiny=dict.fromkeys(("images", "tokens", "vectors"), _TINY_NET),
+    ),
+    Entry(
         "vae",
         "pofx.models.autoencoders.vae:VAE",
         family="autoencoders",
