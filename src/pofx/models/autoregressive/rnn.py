@@ -105,7 +105,7 @@ class RNN(Autoregressive):
 
 
 _CELLS: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
-_RECIPE = {"optimiser": "adamw", "learning_rate": 5e-3, "schedule": "trapezoid", "warmup": 0.05, "cooldown": 0.5}
+_RECIPE = {"optimiser": "adamw", "learning_rate": 0.01, "schedule": "trapezoid", "warmup": 0.05, "cooldown": 0.5}
 
 
 def _advice(domain: Domain) -> tuple[int, dict[str, Any]]:
@@ -114,4 +114,4 @@ def _advice(domain: Domain) -> tuple[int, dict[str, Any]]:
         return 256, _RECIPE | {"batch_size": max(8, 2560 // domain.length), "clip": 1.0, "ema": 0.0}
     if isinstance(domain, Images):
         return 128, _RECIPE | {"batch_size": 32, "clip": 1.0, "ema": 0.1}
-    return 64, _RECIPE | {"batch_size": 128, "ema": 0.1}
+    return 64, _RECIPE | {"batch_size": 128, "learning_rate": 5e-3, "ema": 0.1}
