@@ -67,7 +67,7 @@ class MADE(Autoregressive):
         mixtures: int | None = None,
     ) -> None:
         _check_arguments(domain, hidden, orderings, shuffled)
-        if mixtures is None and isinstance(domain, Images) and (domain.levels or 0) > 32:
+        if mixtures is None and isinstance(domain, Images) and (domain.levels or 0) > 32 and not domain.palette:
             mixtures = 5
         orders = _orders(domain.dims, orderings, shuffled) if shuffled or orderings > 1 else None
         super().__init__("made", domain, condition, mixtures=mixtures, orders=orders)

@@ -36,7 +36,7 @@ class PixelCNN(Autoregressive):
         layers: L; the vertical stack reaches L (kernel - 1) / 2 rows up and as many columns to each side.
         kernel: side of the kernel before half of it is cut away; odd.
         mixtures: M logistics for the levels of a channel, 0 for a probability of its own for each level; by default 0
-            up to 32 levels, else 10.
+            up to 32 levels and for colours of a palette, else 10.
 
     Raises:
         Unusable: a domain it does not take, or sizes that cannot be.
@@ -56,7 +56,7 @@ class PixelCNN(Autoregressive):
     ) -> None:
         require("pixelcnn", domain, Images)
         assert isinstance(domain, Images)
-        by_default = 10 if (domain.levels or 0) > 32 else 0
+        by_default = 10 if (domain.levels or 0) > 32 and not domain.palette else 0
         super().__init__("pixelcnn", domain, condition, mixtures=(by_default if mixtures is None else mixtures) or None)
         size, self.recipe = _advice(domain)
         self.width, self.layers = (b if a is None else a for a, b in zip((width, layers), size))
