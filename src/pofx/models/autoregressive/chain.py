@@ -65,9 +65,7 @@ class Autoregressive(nn.Module, ABC):
         self.conditional = Symbol(self.sequence.vocabulary)
         if mixtures is not None:
             if not isinstance(domain, Images):
-                raise Unusable(
-                    "mixtures are of real numbers and of the levels of pictures, not of tokens; leave it out"
-                )
+                raise Unusable("mixtures are of numbers and of the levels of pictures, not of tokens; leave it out")
             self.conditional = Level(self.sequence.vocabulary, mixtures)
 
     @abstractmethod
