@@ -300,7 +300,7 @@ def test_refuses_bad_decoding(how):
 @pytest.mark.parametrize(
     ("domain", "size", "words"),
     [
-        (TOKENS, {"mixtures": 3}, "mixtures are of real numbers"),
+        (TOKENS, {"mixtures": 3}, "mixtures are of numbers"),
         (PICTURES, {"mixtures": 0}, "mixtures must be at least 1"),
         (Images(1, 2, 2, levels=None), {}, "integer levels"),
         (TOKENS, {"width": 9}, "multiple of 2"),

@@ -205,7 +205,7 @@ def test_every_promise_holds_in_several_orderings(domain, condition):
         (PICTURES, {"orderings": 0}, "orderings must be at least 1"),
         (RECORDS, {"orderings": 2}, "read from their beginning"),
         (RECORDS, {"shuffled": True}, "read from their beginning"),
-        (TOKENS, {"mixtures": 2}, "mixtures are of real numbers"),
+        (TOKENS, {"mixtures": 2}, "mixtures are of numbers"),
         (Images(1, 2, 2, levels=None), {}, "integer levels"),
     ],
 )
