@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pofx.errors import Unusable
-from pofx.nn.attention import Attention, Cache, Transformer, rms_norm, rotate, rotation
+from pofx.nn.attention import Architecture, Attention, Block, Cache, Transformer, rms_norm, rotate, rotation
 from pofx.randomness import seeded_init, stream
 
 
@@ -85,6 +85,49 @@ def test_starts_as_the_identity():
     assert torch.equal(model(states(), turns()), states())
 
 
+def test_projections_that_do_not_start_at_zero_are_smaller_with_depth():
+    spread = {}
+    for layers in (2, 8):
+        with seeded_init(0):
+            first = Transformer(64, layers, 2, pattern="causal", architecture=Architecture(zero_init=False)).blocks[0]
+        spread[layers] = torch.cat([first.attention.out.weight.flatten(), 2 * first.down.weight.flatten()]).std()
+    assert float(spread[2].detach() / spread[8].detach()) == pytest.approx(2)
+
+
+@pytest.mark.parametrize(
+    ("activation", "function"),
+    [
+        ("relu2", lambda m, x: torch.relu(m.up(x)) ** 2),
+        ("gelu", lambda m, x: m.up(x) * (1 + torch.erf(m.up(x) / math.sqrt(2))) / 2),
+        ("gelu-tanh", lambda m, x: m.up(x) / (1 + torch.exp(-1.5957691 * (m.up(x) + 0.044715 * m.up(x) ** 3)))),
+        ("swiglu", lambda m, x: m.gate(x) * torch.sigmoid(m.gate(x)) * m.up(x)),
+    ],
+)
+def test_a_block_by_hand(activation, function):
+    """LayerNorm, biases and each activation, written out; attention without QK-norm against torch's own layer."""
+    chosen = Architecture("learned", "layer", qk_norm=False, activation=activation, bias=True, zero_init=False)
+    with seeded_init(0):
+        block = Block(16, 2, pattern="causal", architecture=chosen).double()
+        peer = torch.nn.MultiheadAttention(16, 2, batch_first=True).double()
+    for p in block.parameters():
+        p.data.normal_(std=0.3, generator=stream(1, "init"))
+    own = block.attention
+    peer.in_proj_weight.data = torch.cat([own.q.weight, own.k.weight, own.v.weight]).detach()
+    peer.in_proj_bias.data = torch.cat([own.q.bias, own.k.bias, own.v.bias]).detach()
+    peer.out_proj.weight.data, peer.out_proj.bias.data = own.out.weight.detach(), own.out.bias.detach()
+
+    def normed(h, by):
+        return (h - h.mean(-1, keepdim=True)) / (
+            h.var(-1, keepdim=True, correction=0) + 1e-5
+        ).sqrt() * by.weight + by.bias
+
+    h = states()
+    x = normed(h, block.first)
+    hidden = h + peer(x, x, x, attn_mask=torch.ones(7, 7).triu(1).bool(), need_weights=False)[0]
+    expected = hidden + block.down(function(block, normed(hidden, block.second)))
+    torch.testing.assert_close(block(h), expected)
+
+
 def test_rms_norm_has_unit_mean_square():
     torch.testing.assert_close(rms_norm(5 * states()).square().mean(-1), torch.ones(3, 7).double())
 
@@ -93,3 +136,18 @@ def test_rms_norm_has_unit_mean_square():
 def test_refuses_sizes_that_do_not_fit(size):
     with pytest.raises(Unusable, match="multiple of 2"):
         Transformer(*size, pattern="causal")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("position", "learnt", "did you mean 'learned'"),
+        ("norm", "batch", "there are: layer, rms"),
+        ("activation", "relu", "did you mean 'relu2'"),
+    ],
+)
+def test_refuses_parts_that_there_are_not(name, value, words):
+    architecture = Architecture()
+    object.__setattr__(architecture, name, value)  # past the types that tests alone check
+    with pytest.raises(Unusable, match=words):
+        architecture.__post_init__()

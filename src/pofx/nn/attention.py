@@ -3,16 +3,82 @@
 Shapes: B batch, T positions, E width, N heads, D = E / N, P = D / 2 rotated pairs.
 """
 
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pofx.errors import Unusable
+from pofx.errors import Unusable, nearest
 
 Pattern = Literal["causal", "full"]
+Position = Literal["rotary", "learned"]
+Norm = Literal["rms", "layer"]
+Activation = Literal["relu2", "gelu", "gelu-tanh", "swiglu"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What blocks are made of. The default is the best recipe found here; GPT-2 is the other end of every argument.
+
+    Source: SwiGLU: Shazeer 2020, arXiv:2002.05202, eq. (6); GELU: Hendrycks and Gimpel 2016, arXiv:1606.08415; the
+    scale of the first projections: Radford et al. 2019, "Language models are unsupervised multitask learners",
+    section 2.3.
+
+    Args:
+        position: "rotary": queries and keys turn by their place; "learned": whoever embeds adds a vector per place.
+        norm: "rms", without gain; "layer": LayerNorm with a gain, and with a shift where there are biases.
+        qk_norm: queries and keys are normalised.
+        activation: of the MLP; "swiglu" gates, with hidden layers narrower by a third for as many weights.
+        bias: linear layers have one.
+        zero_init: the projections back to the states start at zero; else smaller by sqrt(2 layers).
+
+    Raises:
+        Unusable: a choice that there is not.
+    """
+
+    position: Position = "rotary"
+    norm: Norm = "rms"
+    qk_norm: bool = True
+    activation: Activation = "relu2"
+    bias: bool = False
+    zero_init: bool = True
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, choices = getattr(self, field.name), get_args(field.type)
+            if choices and value not in choices:
+                raise Unusable(f"{field.name} is one of a few words, got {value!r}{nearest(str(value), choices)}")
+
+    def normaliser(self, width: int) -> nn.Module:
+        """(..., E) to (..., E) of unit scale."""
+        if self.norm == "rms":
+            return nn.RMSNorm(width, elementwise_affine=False)
+        return nn.LayerNorm(width, bias=self.bias)
+
+    def linear(self, inputs: int, outputs: int) -> nn.Linear:
+        """A layer, with a bias or without."""
+        return nn.Linear(inputs, outputs, bias=self.bias)
+
+
+BEST = Architecture()
+
+
+def _relu2(x: Tensor) -> Tensor:
+    """ReLU^2. Source: So et al. 2021, arXiv:2109.08668, section 3."""
+    return F.relu(x).square()
+
+
+_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "relu2": _relu2,
+    "gelu": F.gelu,
+    "gelu-tanh": partial(F.gelu, approximate="tanh"),
+    "swiglu": F.silu,
+}
 
 
 def rms_norm(x: Float[Tensor, "*B E"]) -> Float[Tensor, "*B E"]:
@@ -63,27 +129,34 @@ class Cache:
 
 
 class Attention(nn.Module):
-    """softmax(q k^T / sqrt(D)) v in N heads; queries and keys are normalised, then turned by their place.
+    """softmax(q k^T / sqrt(D)) v in N heads; queries and keys are normalised and turned by their place, if at all.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762, eq. (1); normalised queries and keys: Henry et al. 2020,
     arXiv:2010.04245.
     """
 
-    def __init__(self, width: int, heads: int, *, pattern: Pattern) -> None:
+    def __init__(self, width: int, heads: int, *, pattern: Pattern, architecture: Architecture = BEST) -> None:
         super().__init__()
-        self.heads, self.pattern = heads, pattern
-        self.q, self.k, self.v, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
-        nn.init.zeros_(self.out.weight)
+        self.heads, self.pattern, self.architecture = heads, pattern, architecture
+        self.q, self.k, self.v, self.out = (architecture.linear(width, width) for _ in range(4))
 
     def forward(
-        self, x: Float[Tensor, "B T E"], turn: Float[Tensor, "2 T P"], cache: Cache | None = None, layer: int = 0
+        self,
+        x: Float[Tensor, "B T E"],
+        turn: Float[Tensor, "2 T P"] | None = None,
+        cache: Cache | None = None,
+        layer: int = 0,
     ) -> Float[Tensor, "B T E"]:
         """The positions of x attend to each other, and to those in the cache."""
         q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
-        q, k = (rotate(rms_norm(u), turn).to(v.dtype) for u in (q, k))
+        q, k = (self._placed(u, turn).to(v.dtype) for u in (q, k))
         if cache is not None:
             k, v = cache.extend(layer, k, v)
         return self.out(self._attend(q, k, v).transpose(1, 2).flatten(2))
+
+    def _placed(self, u: Tensor, turn: Tensor | None) -> Tensor:
+        u = rms_norm(u) if self.architecture.qk_norm else u
+        return u if turn is None else rotate(u, turn)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """A causal query sees the keys up to its own place; the queries are the last of the places."""
@@ -97,46 +170,73 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """h + attention(norm(h)), then h + MLP(norm(h)), an MLP four times as wide with ReLU^2; at first the identity.
+    """h + attention(norm(h)), then h + MLP(norm(h)), an MLP four times as wide."""
 
-    Source: ReLU^2: So et al. 2021, arXiv:2109.08668, section 3.
-    """
-
-    def __init__(self, width: int, heads: int, *, pattern: Pattern) -> None:
+    def __init__(self, width: int, heads: int, *, pattern: Pattern, architecture: Architecture = BEST) -> None:
         super().__init__()
-        self.attention = Attention(width, heads, pattern=pattern)
-        self.up = nn.Linear(width, 4 * width, bias=False)
-        self.down = nn.Linear(4 * width, width, bias=False)
-        nn.init.zeros_(self.down.weight)
+        gated = architecture.activation == "swiglu"
+        hidden = 8 * round(width / 3) if gated else 4 * width
+        self.attention = Attention(width, heads, pattern=pattern, architecture=architecture)
+        self.up = architecture.linear(width, hidden)
+        self.down = architecture.linear(hidden, width)
+        self.gate = architecture.linear(width, hidden) if gated else None
+        self.first, self.second = (architecture.normaliser(width) for _ in range(2))
+        self.activation = _ACTIVATIONS[architecture.activation]
 
-    def forward(self, h: Tensor, turn: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
+    def forward(
+        self, h: Tensor, turn: Tensor | None = None, cache: Cache | None = None, layer: int = 0
+    ) -> Float[Tensor, "B T E"]:
         """(B, T, E) to (B, T, E)."""
-        h = h + self.attention(rms_norm(h), turn, cache, layer)
-        return h + self.down(F.relu(self.up(rms_norm(h))).square())
+        h = h + self.attention(self.first(h), turn, cache, layer)
+        return h + self.down(self._hidden(self.second(h)))
+
+    @torch.no_grad()
+    def scale_projections(self, scale: float) -> None:
+        """Of what the block adds to the states."""
+        for p in (*self.attention.out.parameters(), *self.down.parameters()):
+            p.mul_(scale)
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        return self.activation(self.up(x)) if self.gate is None else self.activation(self.gate(x)) * self.up(x)
 
 
 class Transformer(nn.Module):
-    """A stack of blocks without biases or gains.
+    """A stack of blocks; at first the identity, where projections start at zero.
 
     Args:
         width: E.
         layers: number of blocks.
-        heads: N; E / N must be even.
-        pattern: "causal": a position sees itself and those before; "full": all of them.
+        heads: N; E / N must be even where positions are rotary.
+        pattern: "causal": a position sees itself and those before; "full": all of them, as an encoder does, and a
+            masked language model, which hides what is to be predicted in its inputs.
+        architecture: of the blocks.
 
     Raises:
         Unusable: sizes below one, or a width that the heads cannot share.
     """
 
-    def __init__(self, width: int, layers: int, heads: int, *, pattern: Pattern) -> None:
+    def __init__(
+        self, width: int, layers: int, heads: int, *, pattern: Pattern, architecture: Architecture = BEST
+    ) -> None:
         super().__init__()
-        if min(width, layers, heads) < 1 or width % (2 * heads):
+        each = "2 * heads" if architecture.position == "rotary" else "heads"
+        if min(width, layers, heads) < 1 or width % (heads * (2 if architecture.position == "rotary" else 1)):
             raise Unusable(
-                f"a transformer needs layers and heads of at least 1 and a width that is a multiple of 2 * heads, "
+                f"a transformer needs layers and heads of at least 1 and a width that is a multiple of {each}, "
                 f"got width {width}, layers {layers}, heads {heads}; try width {max(1, heads) * 32}"
             )
         self.width, self.heads = width, heads
-        self.blocks = nn.ModuleList(Block(width, heads, pattern=pattern) for _ in range(layers))
+        blocks = [Block(width, heads, pattern=pattern, architecture=architecture) for _ in range(layers)]
+        for block in blocks:
+            block.scale_projections(0.0 if architecture.zero_init else (2 * layers) ** -0.5)
+        self.blocks = nn.ModuleList(blocks)
+
+    def depth_of(self, layer: int | None) -> int:
+        """How many blocks come before the states asked for: ``layer``, or half of them."""
+        count = len(self.blocks)
+        if layer is not None and not 0 <= layer <= count:
+            raise Unusable(f"layer lies in 0 (before the blocks) to {count} (after the last), got {layer}")
+        return (count + 1) // 2 if layer is None else layer
 
     @property
     def pairs(self) -> int:
@@ -146,7 +246,7 @@ class Transformer(nn.Module):
     def forward(
         self,
         h: Float[Tensor, "B T E"],
-        turn: Float[Tensor, "2 T P"],
+        turn: Float[Tensor, "2 T P"] | None = None,
         *,
         cache: Cache | None = None,
         depth: int | None = None,
