@@ -1,6 +1,7 @@
 """GPT against enumeration: every observation of a tiny domain, so that all probabilities are known."""
 
 import itertools
+import math
 import subprocess
 import sys
 
@@ -8,8 +9,8 @@ import pytest
 import torch
 
 from pofx.conditions import Classes, TextCondition, VectorCondition
-from pofx.distributions.conditional import sharpen
-from pofx.domains import Images, Tokens
+from pofx.distributions.conditional import draw, sharpen
+from pofx.domains import Images, Tokens, Vectors
 from pofx.errors import Unusable
 from pofx.models.autoregressive.gpt import GPT
 from pofx.randomness import seeded_init, stream
@@ -153,6 +154,47 @@ def test_cached_equals_uncached(domain, how):
         assert model.log_prob(a).isfinite().all()
 
 
+@pytest.mark.parametrize("domain", [TOKENS, COLOURS, Vectors(3)])
+@torch.no_grad()
+def test_cached_outputs_are_the_uncached_ones(domain):
+    """In single precision, each place, for a batch and for its rows alone, from the start and after a known part."""
+    model = gpt(domain, TWO).float()
+    s, c = (
+        model.sequence.read(domain.check(torch.arange(4 * domain.dims).view(4, *domain.shape) % 2)),
+        torch.arange(4) % 2,
+    )
+    slow = model.outputs(s, c)
+    for rows in (slice(0, 4), slice(1, 2)):
+        for first in (0, domain.dims - 1):
+            step = model.stepper(len(s[rows]), c[rows], cached=True)
+            for t in range(first, domain.dims):
+                torch.testing.assert_close(step(s[rows], t), slow[rows, t], atol=1e-5, rtol=1e-5)
+
+
+def test_new_weights_are_seen():
+    model = gpt(TOKENS)
+    first = model.sample(50, generator=stream(0, "eval"))
+    with torch.no_grad():
+        model.trunk.blocks[0].attention.v.weight.neg_()
+        model.values.weight.neg_()
+    now, slow = (model.sample(50, generator=stream(0, "eval"), cached=cached) for cached in (True, False))
+    assert torch.equal(now, slow)
+    assert not torch.equal(now, first)
+
+
+def test_samples_may_be_learnt_from():
+    model = gpt(TOKENS)
+    model.loss(model.sample(2, generator=stream(0, "eval")), generator=stream(0, "noise")).total.backward()
+
+
+def test_no_symbol_of_probability_zero_is_drawn():
+    """Nor does a tiny one go missing: its share is met."""
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, -12.0, -torch.inf]]).expand(2_000_000, -1)
+    counts = torch.bincount(draw(logits, generator=stream(0, "eval")), minlength=5).tolist()
+    assert counts[0] == counts[2] == counts[4] == 0
+    assert counts[3] == pytest.approx(2e6 * math.exp(-12), abs=4 * math.sqrt(2e6 * math.exp(-12)))
+
+
 @pytest.mark.parametrize("domain", DOMAINS)
 @pytest.mark.parametrize("condition", [None, TWO])
 def test_completes_by_the_exact_conditional(domain, condition):
@@ -197,7 +239,7 @@ def test_sharpened_distributions():
 def test_greedy_takes_the_likeliest_symbol():
     model, s = gpt(TOKENS), torch.zeros(1, 4).long()
     for t in range(4):
-        s[:, t] = model._outputs(s, None, 0, t + 1)[:, -1].argmax(-1)
+        s[:, t] = model.outputs(s, None)[:, t].argmax(-1)
     draws = model.sample(5, generator=stream(0, "eval"), temperature=0.0)
     assert torch.equal(draws, s.expand(5, -1))
 

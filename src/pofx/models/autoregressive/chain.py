@@ -195,8 +195,10 @@ class Autoregressive(nn.Module, ABC):
     ) -> Tensor:
         known = torch.zeros_like(s, dtype=torch.bool) if known is None else known
         grows = None if watch is None else _canonical(watch, self.sequence.write)
-        outputs = self.stepper(len(s), c, cached=cached)
-        return self.sequence.write(decode(outputs, s, known, choose, end=self.sequence.end, watch=grows))
+        with torch.inference_mode():
+            outputs = self.stepper(len(s), c, cached=cached)
+            s = decode(outputs, s, known, choose, end=self.sequence.end, watch=grows)
+        return self.sequence.write(s.clone())
 
     def _class_given(self, s: Tensor, known: Tensor, generator: Generator) -> Tensor:
         """Classes (B,) from p(c | known), proportional to p(c) p(known | c)."""

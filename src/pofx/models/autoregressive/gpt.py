@@ -4,13 +4,15 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from pofx.conditions import Condition
 from pofx.domains import Domain, Images, Tokens, Vectors
 from pofx.models.autoregressive.chain import Autoregressive
-from pofx.nn.attention import Cache, Transformer, rms_norm, rotation
+from pofx.nn.attention import Transformer, rms_norm, rotation
+from pofx.nn.decoder import Decoder, Normed
 from pofx.nn.mlp import ConditionEmbedding
 from pofx.nn.sequence import value_embedding
 from pofx.samplers.decoding import Outputs
@@ -62,21 +64,31 @@ class GPT(Autoregressive):
             self.start = nn.Parameter(torch.randn(self.width))
         else:
             self.given = ConditionEmbedding(condition, self.width)
+        self.norm = nn.RMSNorm(self.width, elementwise_affine=False)
         self.head = nn.Linear(self.width, self.conditional.outputs, bias=False)
         nn.init.zeros_(self.head.weight)
 
     def outputs(self, s: Shaped[Tensor, "B T"], c: Tensor | None) -> Float[Tensor, "B T P"]:
         """What the head puts out for each value, from those before it."""
-        return self._outputs(s, c, 0, s.shape[1])
+        return self._outputs(s, c, s.shape[1])
 
     @torch.no_grad()
     def stepper(self, n: int, c: Tensor | None, *, cached: bool) -> Outputs:
         """Place by place, keys and values of the places before kept; without a cache all is read anew each time."""
-        cache = Cache(self.trunk, n, self.sequence.length) if cached else None
+        if not cached:
+            return lambda s, t: self._outputs(s, c, t + 1)[:, -1]
+        length = self.sequence.length
+        decoder = Decoder(self.trunk, n, length, self._turn(0, length))
+        read_out = Normed(self.norm, self.head.weight)
+        # What a place reads is one of a few vectors where it is a symbol alone.
+        symbols = rms_norm(self.values.weight) if isinstance(self.values, nn.Embedding) and not self.axes else None
 
         def outputs(s: Tensor, t: int) -> Tensor:
-            first = cache.used if cache else 0
-            return self._outputs(s, c, first, t + 1, cache)[:, -1]
+            if symbols is not None and 0 < t == decoder.used:
+                h = F.embedding(s[:, t - 1 : t], symbols)
+            else:
+                h = self._inputs(s, c, decoder.used, t + 1)
+            return read_out(decoder(h)[:, -1])
 
         return outputs
 
@@ -91,19 +103,19 @@ class GPT(Autoregressive):
         h = self.trunk(self._inputs(s, None, 0, stop), self._turn(0, stop), depth=(self.layers + 1) // 2)
         return rms_norm(h).mean(1)
 
-    def _outputs(self, s: Tensor, c: Tensor | None, first: int, stop: int, cache: Cache | None = None) -> Tensor:
-        """(B, stop - first, P) of the places ``first`` .. ``stop`` - 1."""
-        h = self.trunk(self._inputs(s, c, first, stop), self._turn(first, stop), cache=cache)
-        return self.head(rms_norm(h))
+    def _outputs(self, s: Tensor, c: Tensor | None, stop: int) -> Float[Tensor, "B T P"]:
+        """Of the first ``stop`` places, all read at once."""
+        return self.head(self.norm(self.trunk(self._inputs(s, c, 0, stop), self._turn(0, stop))))
 
     def _inputs(self, s: Tensor, c: Tensor | None, first: int, stop: int) -> Float[Tensor, "B T E"]:
         """What positions ``first`` .. ``stop`` - 1 read: the symbol before, and in pictures the place predicted."""
         h = self.values(s[:, max(first - 1, 0) : stop - 1])
         if first == 0:
             h = torch.cat([self._start(c, len(s))[:, None], h], dim=1)
-        places = self.sequence.places[first:stop].to(s.device)
-        for axis, embedding in enumerate(self.axes):
-            h = h + embedding(places[:, axis])
+        if self.axes:
+            places = self.sequence.places[first:stop].to(s.device)
+            for axis, embedding in enumerate(self.axes):
+                h = h + embedding(places[:, axis])
         return rms_norm(h)
 
     def _start(self, c: Tensor | None, n: int) -> Float[Tensor, "B E"]:
