@@ -22,7 +22,8 @@ class Entry:
         paper: author, year, arXiv id.
         summary: one line.
         domains: the kinds it takes.
-        tiny: per domain kind, the arguments of a form small enough to test by enumeration.
+        tiny: per domain kind, the arguments of a form small enough to test by enumeration; none for a preset that is
+            another entry in a size of its own.
         arguments: of the class; what makes a preset.
         flagship: stands for its family in a comparison.
     """
@@ -70,6 +71,15 @@ class Entry:
 
 
 _TINY_NET = {"hidden": (8,)}
+_TINY_TRUNK = {"width": 8, "layers": 1, "heads": 2}
+_AS_GPT2 = {
+    "position": "learned",
+    "norm": "layer",
+    "qk_norm": False,
+    "activation": "gelu-tanh",
+    "bias": True,
+    "zero_init": False,
+}
 
 _TABLE: tuple[Entry, ...] = (
     Entry(
@@ -79,8 +89,55 @@ _TABLE: tuple[Entry, ...] = (
         paper="Radford et al. 2018; Chen et al. 2020 (image GPT)",
         summary="causal transformer over symbols, pixels or numbers, exact likelihood",
         domains=("tokens", "images", "vectors"),
-        tiny={kind: {"width": 8, "layers": 1, "heads": 2} for kind in ("tokens", "images", "vectors")},
+        tiny=dict.fromkeys(("tokens", "images", "vectors"), _TINY_TRUNK),
         flagship=True,
+    ),
+    Entry(
+        "gpt-tiny",
+        "pofx.models.autoregressive.gpt:GPT",
+        family="autoregressive",
+        paper="Radford et al. 2018",
+        summary="gpt of 2 layers, 64 wide: for a first look",
+        domains=("tokens", "images", "vectors"),
+        arguments={"width": 64, "layers": 2, "heads": 2},
+    ),
+    Entry(
+        "gpt-small",
+        "pofx.models.autoregressive.gpt:GPT",
+        family="autoregressive",
+        paper="Radford et al. 2018",
+        summary="gpt of 6 layers, 384 wide: for a GPU, or an evening",
+        domains=("tokens", "images", "vectors"),
+        arguments={"width": 384, "layers": 6, "heads": 6},
+    ),
+    Entry(
+        "gpt2",
+        "pofx.models.autoregressive.gpt:GPT",
+        family="autoregressive",
+        paper="Radford et al. 2019",
+        summary="the smallest GPT-2: 12 layers, 768 wide, learned positions, LayerNorm, tied symbols",
+        domains=("tokens",),
+        tiny={"tokens": _TINY_TRUNK},
+        arguments={"width": 768, "layers": 12, "heads": 12, "tie": True, **_AS_GPT2},
+    ),
+    Entry(
+        "image-gpt",
+        "pofx.models.autoregressive.gpt:GPT",
+        family="autoregressive",
+        paper="Chen et al. 2020",
+        summary="GPT-2's blocks over pixels in raster order, places learnt by row and column",
+        domains=("images",),
+        tiny={"images": _TINY_TRUNK},
+        arguments={"width": 64, "layers": 6, "heads": 4, **_AS_GPT2},
+    ),
+    Entry(
+        "masked-lm",
+        "pofx.models.autoregressive.masked_lm:MaskedLM",
+        family="autoregressive",
+        paper="Devlin et al. 2019, arXiv:1810.04805",
+        summary="transformer that fills in any mask from both sides, pseudo-likelihood",
+        domains=("tokens", "images"),
+        tiny=dict.fromkeys(("tokens", "images"), _TINY_TRUNK),
     ),
     Entry(
         "vae",

@@ -133,6 +133,12 @@ class Chains(Protocol):
     def walk(self, n: int, choose: Callable[[Tensor, int], Tensor], condition: Tensor | None = None) -> Tensor: ...
 
 
+class PseudoScores(Protocol):
+    """sum_t log p(x_t | all other values of x): (B,), nats per observation. A pseudo-likelihood: no law's own log p."""
+
+    def pseudo_log_prob(self, x: Tensor, condition: Tensor | None = None) -> Tensor: ...
+
+
 class Bounds(Protocol):
     """A stochastic lower bound of log p(x), tighter with more ``samples``: (B,), nats per observation.
 
@@ -206,8 +212,8 @@ class Watched(Protocol):
 
 
 CAPABILITIES: tuple[type, ...] = (
-    Adapts, Learns, Plays, Samples, Scores, Chains, Bounds, Estimates, Encodes, Decodes, Represents, Completes, Aligns,
-    Transports, Watched,
+    Adapts, Learns, Plays, Samples, Scores, Chains, PseudoScores, Bounds, Estimates, Encodes, Decodes, Represents,
+    Completes, Aligns, Transports, Watched,
 )  # fmt: skip
 
 

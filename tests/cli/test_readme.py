@@ -4,7 +4,17 @@ import re
 from pathlib import Path
 
 from pofx.catalogue import entries
-from pofx.protocols import Bounds, Completes, Encodes, Estimates, Represents, Samples, Scores, capabilities
+from pofx.protocols import (
+    Bounds,
+    Completes,
+    Encodes,
+    Estimates,
+    PseudoScores,
+    Represents,
+    Samples,
+    Scores,
+    capabilities,
+)
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -16,7 +26,8 @@ def table():
     also = {Samples: "sample", Encodes: "encode", Completes: "complete", Represents: "features"}
     for entry in entries().values():
         able = capabilities(entry.load())
-        kinds = [word for kind, word in ((Scores, "exact"), (Bounds, "bound"), (Estimates, "estimate")) if kind in able]
+        words = {Scores: "exact", Bounds: "bound", Estimates: "estimate", PseudoScores: "pseudo"}
+        kinds = [word for kind, word in words.items() if kind in able]
         verbs = [word for kind, word in also.items() if kind in able]
         lines.append(
             f"| `{entry.name}` | {entry.family} | {', '.join(entry.domains)} | {', '.join(kinds) or 'none'} "

@@ -13,6 +13,7 @@ from pofx.distributions.conditional import draw, sharpen
 from pofx.domains import Images, Tokens, Vectors
 from pofx.errors import Unusable
 from pofx.models.autoregressive.gpt import GPT
+from pofx.nn.attention import rms_norm
 from pofx.randomness import seeded_init, stream
 
 TOKENS = Tokens(3, 4)
@@ -77,6 +78,90 @@ def test_sums_to_one_given_each_class_none_and_as_marginal(domain):
     mixture = 0.3 * given[0].exp() + 0.7 * given[1].exp()
     torch.testing.assert_close(model.log_prob(x).exp(), mixture, atol=1e-6, rtol=1e-6)
     assert float((given[0] - given[1]).detach().nan_to_num().abs().max()) > 0.1
+
+
+ARCHITECTURES = [
+    {"position": "learned"},
+    {"norm": "layer"},
+    {"qk_norm": False},
+    {"activation": "gelu"},
+    {"activation": "gelu-tanh"},
+    {"activation": "swiglu"},
+    {"bias": True, "norm": "layer"},
+    {"tie": True},
+    {"zero_init": False},
+    {"soft_cap": 1.5},
+    {"position": "learned", "norm": "layer", "qk_norm": False, "activation": "gelu-tanh", "bias": True, "tie": True},
+]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+@pytest.mark.parametrize("domain", [RECORDS, COLOURS])
+def test_architectures_sum_to_one_and_change_the_law(domain, architecture):
+    x, model = everything(domain), gpt(domain, TWO, **architecture)
+    for c in (torch.tensor([0]), None):
+        assert float(model.log_prob(x, c).detach().logsumexp(0)) == pytest.approx(0, abs=1e-6)
+    plain = gpt(domain, TWO)
+    own = plain.state_dict()
+    plain.load_state_dict(own | {k: v for k, v in model.state_dict().items() if k in own and v.shape == own[k].shape})
+    changed = float((plain.log_prob(x) - model.log_prob(x)).detach().nan_to_num().abs().max()) > 1e-3
+    assert changed == ("zero_init" not in architecture), "all but first weights are in the law itself"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+@pytest.mark.parametrize("domain", [TOKENS, COLOURS])
+def test_architectures_read_no_later_symbol(domain, architecture):
+    """By the gradient of each position's logits with respect to what each position reads."""
+    model = gpt(domain, **architecture)
+    h = torch.randn(1, 4, 8, generator=stream(0, "data")).double().requires_grad_()
+    model._inputs = lambda *_: h
+    logits = model._outputs(torch.zeros(1, 4).long(), None, 4)
+    for t in range(4):
+        (g,) = torch.autograd.grad(logits[0, t].square().sum(), h, retain_graph=True)
+        assert (g[0].abs().sum(1) > 0).tolist() == [i <= t for i in range(4)]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+@pytest.mark.parametrize("domain", [Tokens(4, 12, end=0), Images(3, 2, 3, levels=6)])
+def test_architectures_sample_the_same_with_a_cache(domain, architecture):
+    model = gpt(domain, TWO, **architecture)
+    a, b = (model.sample(8, generator=stream(0, "eval"), cached=cached) for cached in (True, False))
+    assert torch.equal(a, b)
+
+
+def test_starts_uniform_where_the_last_layer_starts_at_zero():
+    x = everything(TOKENS)
+    uniform = torch.full((len(x),), -4 * math.log(3)).double()
+    torch.testing.assert_close(gpt(TOKENS, train=False).log_prob(x), uniform)
+    for other in ({"zero_init": False}, {"tie": True}):
+        assert not torch.allclose(gpt(TOKENS, train=False, **other).log_prob(x), uniform)
+
+
+def test_soft_cap_bounds_the_logits():
+    """cap tanh(logits / cap)."""
+    s = torch.tensor([[0, 1, 2, 0]])
+    logits = gpt(TOKENS)._outputs(s, None, 4)
+    torch.testing.assert_close(gpt(TOKENS, soft_cap=0.7)._outputs(s, None, 4), 0.7 * torch.tanh(logits / 0.7))
+
+
+@pytest.mark.parametrize("position", ["rotary", "learned"])
+@pytest.mark.parametrize("domain", [Tokens(3, 5), Images(1, 5, 1, levels=3)])
+def test_the_place_is_read(domain, position):
+    """The first two symbols read are equal, the place alone tells their predictions apart."""
+    model = gpt(domain, position=position, layers=1, width=32)
+    with torch.no_grad():
+        model.start.copy_(model.values.weight[0])
+    logits = model._outputs(torch.zeros(1, 5).long(), None, 2)[0].detach()
+    assert torch.allclose(*logits) == (position == "rotary" and isinstance(domain, Tokens))
+
+
+def test_tied_vectors_are_one_parameter():
+    tied, free = gpt(TOKENS, tie=True), gpt(TOKENS)
+    assert {*free.state_dict()} - {*tied.state_dict()} == {"head.weight"}
+    h = torch.randn(1, 4, 8, generator=stream(0, "data")).double()
+    tied.trunk.forward = lambda *_, **__: h
+    expected = torch.nn.functional.rms_norm(h, (8,)) @ tied.values.weight.T
+    torch.testing.assert_close(tied._outputs(torch.zeros(1, 4).long(), None, 4), expected)
 
 
 def test_learns_a_known_distribution():
@@ -159,10 +244,8 @@ def test_cached_equals_uncached(domain, how):
 def test_cached_outputs_are_the_uncached_ones(domain):
     """In single precision, each place, for a batch and for its rows alone, from the start and after a known part."""
     model = gpt(domain, TWO).float()
-    s, c = (
-        model.sequence.read(domain.check(torch.arange(4 * domain.dims).view(4, *domain.shape) % 2)),
-        torch.arange(4) % 2,
-    )
+    x = (torch.arange(4 * domain.dims).view(4, *domain.shape) % 2).to(domain.dtype)
+    s, c = model.sequence.read(x), torch.arange(4) % 2
     slow = model.outputs(s, c)
     for rows in (slice(0, 4), slice(1, 2)):
         for first in (0, domain.dims - 1):
@@ -262,6 +345,10 @@ def test_refuses_bad_decoding(how):
         (TOKENS, {"width": 9}, "multiple of 2"),
         (TOKENS, {"layers": 0}, "at least 1"),
         (TOKENS, {"heads": 0}, "at least 1"),
+        (TOKENS, {"width": 9, "position": "learned"}, "multiple of heads"),
+        (TOKENS, {"soft_cap": 0.0}, "above 0"),
+        (Vectors(2), {"tie": True}, "tie is of symbols"),
+        (PICTURES, {"tie": True, "mixtures": 2}, "tie is of symbols"),
     ],
 )
 def test_refuses_what_it_cannot_be(domain, size, words):
@@ -298,6 +385,18 @@ def test_features_tell_observations_apart():
     features = gpt(PICTURES, TWO).features(everything(PICTURES)[::2])
     assert features.shape == (32, 8)
     assert float((torch.cdist(features, features) + torch.eye(32)).min()) > 1e-4
+
+
+def test_features_of_any_layer():
+    model, x = gpt(TOKENS, layers=3), everything(TOKENS)
+    layers = [model.features(x, layer=layer) for layer in range(4)]
+    assert torch.equal(layers[2], model.features(x))
+    assert all(float((a - b).abs().max()) > 1e-3 for a, b in itertools.combinations(layers, 2))
+    s = model.sequence.read(x)
+    torch.testing.assert_close(layers[0], rms_norm(model._inputs(s, None, 0, 4)).mean(1).detach())
+    for layer in (-1, 4):
+        with pytest.raises(Unusable, match="layer lies in 0"):
+            model.features(x, layer=layer)
 
 
 COMPILE = """

@@ -26,7 +26,7 @@ def cases() -> list[Case]:
     return [
         Case(entry, domain, condition)
         for entry in entries().values()
-        for kind in entry.domains
+        for kind in entry.tiny
         for domain in TINY[kind]
         for condition in (None, TWO_CLASSES)
     ]

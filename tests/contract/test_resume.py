@@ -18,7 +18,7 @@ from pofx.train.loop import Trainer
 from pofx.train.settings import Optimiser
 
 SOURCES = {"images": "digits", "vectors": "moons", "tokens": None}
-FORMS = [(entry.name, kind) for entry in entries().values() for kind in entry.domains]
+FORMS = [(entry.name, kind) for entry in entries().values() for kind in entry.tiny]
 TRAINED = [(name, kind) for name, kind in FORMS if {Learns, Plays} & capabilities(entries()[name].load())]
 OPTIMISERS, EMAS, STEPS = get_args(Optimiser), (0.0, 0.5), 7
 

@@ -33,7 +33,7 @@ GAMES = [
     (entry.name, kind)
     for entry in entries().values()
     if entry.family != "baselines"
-    for kind in entry.domains
+    for kind in entry.tiny
 ]  # fmt: skip
 
 

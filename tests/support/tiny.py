@@ -11,7 +11,7 @@ from pofx.testing.specimens import tiny_data
 from pofx.train.loop import Trainer
 from pofx.train.settings import settings_from
 
-TRAINED = [(e.name, kind) for e in entries().values() for kind in e.domains if e.family != "baselines"]
+TRAINED = [(e.name, kind) for e in entries().values() for kind in e.tiny if e.family != "baselines"]
 
 
 def tiny_trainer(name: str, kind: str, **settings: Any) -> Trainer:

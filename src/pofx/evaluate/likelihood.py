@@ -15,11 +15,11 @@ from pofx.domains import Domain, Vectors
 from pofx.errors import Unusable
 from pofx.evaluate.pace import Clock, Watch, paced, timed
 from pofx.evaluate.score import Kind, Score
-from pofx.protocols import Bounds, Estimate, Estimates, Scores, capabilities
+from pofx.protocols import Bounds, Estimate, Estimates, PseudoScores, Scores, capabilities
 from pofx.randomness import stream
 from pofx.world import ALONE, World
 
-LIKELIHOODS = frozenset({Scores, Bounds, Estimates})
+LIKELIHOODS = frozenset({Scores, Bounds, Estimates, PseudoScores})
 MOST = 10_000  # observations scored where time is plentiful
 _SAMPLES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # of a bound; above 100 for vectors alone
 _STEPS = (10, 20, 40, 80, 160)  # of an estimate
@@ -65,14 +65,14 @@ def likelihood_scores(
     condition = getattr(model, "condition", None)
     x, c = shuffled(data, split, seed)
     given = condition.kind if condition is not None and c is not None else ""
-    if condition is not None and not given and not isinstance(condition, Classes):
-        return []  # p(x|c) without c, and no way to sum over c
+    able = LIKELIHOODS & capabilities(model)
+    summable = isinstance(condition, Classes) and able != {PseudoScores}
+    if not able or (condition is not None and not given and not summable):
+        return []  # none at all, or p(x|c) without c, and no way to sum over c
     jobs = [(split, given)]
-    jobs += [(split, "")] if given and isinstance(condition, Classes) else []
+    jobs += [(split, "")] if given and summable else []
     jobs += [("train", given)] if split != "train" else []
 
-    if not LIKELIHOODS & capabilities(model):
-        return []
     plan = world.led(lambda: _planned(model, (x, c if given else None), clock.share(0.6), seed, device))
     way = replace(way_of(model, samples=plan.samples, steps=plan.steps), rate=plan.rate / world.size)
     scores = []
@@ -121,6 +121,11 @@ def way_of(model: Any, *, samples: int, steps: int) -> Way:
         return Way(partial(_elbo, model, samples), "lower bound", f"{samples} samples", rows)
     if Estimates in able:
         return Way(partial(_estimate, model, steps), "estimate", f"{steps} steps", max(1, rows // 4))
+    if PseudoScores in able:
+        rows = max(1, rows // model.domain.dims)  # every value is a pass of its own
+        return Way(
+            lambda x, c, _: model.pseudo_log_prob(x, c), "pseudo-likelihood", "each value given all others", rows
+        )
     raise Unusable("the model has no likelihood to score by; 'pofx evaluate' scores its samples instead")
 
 

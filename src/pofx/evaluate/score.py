@@ -64,5 +64,6 @@ class Score:
             spread = "" if self.stderr is None else f" +- {self.stderr:.2g}"
             return f"{self.value:.4g}{spread} {self.unit}".rstrip()
         sign = ("~" if "estimate" in self.kind else "") + ("<=" if "bound" in self.kind else "")
+        sign = "pseudo" if self.kind == "pseudo-likelihood" else sign
         spread = "" if self.stderr is None else f" +- {abs(in_unit(self.stderr, domain)):.3f}"
         return f"{sign} {in_unit(self.value, domain):.3f}{spread} {domain.unit}".lstrip()

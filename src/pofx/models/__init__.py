@@ -10,6 +10,7 @@ from typing import Any
 
 _HOMES = {
     "GPT": "autoregressive.gpt",
+    "MaskedLM": "autoregressive.masked_lm",
     "VAE": "autoencoders.vae",
     "WGAN": "adversarial.wgan",
     "FlowMatching": "diffusion.flow_matching",

@@ -5,6 +5,7 @@ H hidden, O outputs.
 """
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,8 @@ class Decoder:
     def __init__(self, trunk: Transformer, batch: int, length: int, turn: Float[Tensor, "2 T P"] | None = None) -> None:
         weight = next(trunk.parameters())
         self.turn = None if turn is None else _by_place(turn.to(weight.dtype))
-        self.layers = [_Layer(block, adjoin=self.turn is not None and self.turn.is_complex()) for block in trunk.blocks]
+        adjoin = self.turn is not None and self.turn.is_complex()
+        self.layers = [_Layer(cast(Block, block), adjoin=adjoin) for block in trunk.blocks]
         self.shape = batch, trunk.heads, trunk.width // trunk.heads
         self.kept = weight.new_empty(len(self.layers), 2, batch, trunk.heads, length, self.shape[2])
         self.used = 0
@@ -77,9 +79,9 @@ class Normed:
             x = F.layer_norm(h, (self.width,), eps=self.eps or 0.0)
         else:
             x = h / torch.linalg.vector_norm(h, dim=-1, keepdim=True).hypot_(self.least)
-        return (
-            torch.mm(x, self.matrix, out=out) if self.bias is None else torch.addmm(self.bias, x, self.matrix, out=out)
-        )
+        if self.bias is None:
+            return torch.mm(x, self.matrix, out=out)
+        return torch.addmm(self.bias, x, self.matrix, out=out)
 
 
 class _Layer:
@@ -93,20 +95,23 @@ class _Layer:
     def __init__(self, block: Block, *, adjoin: bool) -> None:
         attention, size = block.attention, block.attention.q.out_features // block.attention.heads
         projections = attention.q, attention.k, attention.v
-        weights, biases = [f.weight for f in projections], [f.bias for f in projections]
+        weights: list[Tensor] = [f.weight for f in projections]
+        biases: list[Tensor] = [f.bias for f in projections if f.bias is not None]
         if adjoin:
-            weights[:2], biases[:2] = ([_adjoined(p, size) for p in parts[:2]] for parts in (weights, biases))
+            for parts in (weights, biases):
+                parts[:2] = [_adjoined(p, size) for p in parts[:2]]
         self.project = Normed(block.first, torch.cat(weights), _joined(biases))
         self.least = _least(weights[0], size) if attention.architecture.qk_norm else None
         self.scale = None if self.least is None else math.sqrt(size)  # what two RMS norms would have multiplied by
-        inner = [block.up] if block.gate is None else [block.gate, block.up]
-        self.inner = Normed(block.second, torch.cat([f.weight for f in inner]), _joined([f.bias for f in inner]))
+        inner = [f for f in (block.gate, block.up) if f is not None]
+        biases = [f.bias for f in inner if f.bias is not None]
+        self.inner = Normed(block.second, torch.cat([f.weight for f in inner]), _joined(biases))
         self.gated = block.gate is not None
         self.activation = _relu2_ if block.attention.architecture.activation == "relu2" else block.activation
         self.out, self.down = ((f.weight.t(), f.bias) for f in (attention.out, block.down))
 
     def add(self, h: Tensor, room: "_Room", turn: Tensor | None, place: Tensor, k: Tensor, v: Tensor) -> None:
-        """To h (R, E) what the block adds to it; ``place`` is where k and v of the new places go, within all of them."""
+        """To h (R, E) what the block adds to it; ``place`` is where, in k and v, the new ones go."""
         self.project(h, out=room.qkv)
         if self.least is not None:
             room.qk.div_(torch.linalg.vector_norm(room.qk, dim=-1, keepdim=True).hypot_(self.least))
@@ -158,14 +163,13 @@ def _by_place(turn: Float[Tensor, "2 T P"]) -> Shaped[Tensor, "T ..."]:
     return turn.movedim(0, 1)[:, :, None, None]
 
 
-def _adjoined(p: Tensor | None, size: int) -> Tensor | None:
+def _adjoined(p: Tensor, size: int) -> Tensor:
     """Rows (i, i + P) of each head's D one after another."""
-    return None if p is None else p.unflatten(0, (-1, 2, size // 2)).transpose(1, 2).reshape(p.shape)
+    return p.unflatten(0, (-1, 2, size // 2)).transpose(1, 2).reshape(p.shape)
 
 
-def _joined(biases: list[Tensor | None]) -> Tensor | None:
-    there = [bias for bias in biases if bias is not None]
-    return torch.cat(there) if there else None
+def _joined(biases: list[Tensor]) -> Tensor | None:
+    return torch.cat(biases) if biases else None
 
 
 def _least(like: Tensor, width: int, eps: float | None = None) -> Tensor:

@@ -40,6 +40,13 @@ class SymbolSequence:
         width, channels = self.domain.width, self.domain.channels
         return torch.stack([t // (width * channels), t // channels % width, t % channels], dim=1)
 
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """How many values each coordinate of a place has: (T,), or (H, W, C)."""
+        if isinstance(self.domain, Tokens):
+            return (self.length,)
+        return self.domain.height, self.domain.width, self.domain.channels
+
     def arrange(self, x: Shaped[Tensor, "B ..."]) -> Shaped[Tensor, "B T"]:
         """What is laid out as observations are (a mask, say) in reading order."""
         return x if isinstance(self.domain, Tokens) else x.permute(0, 2, 3, 1).flatten(1)
@@ -66,6 +73,19 @@ class SymbolSequence:
         ends = s == self.end
         return ends.cumsum(1) - ends.to(torch.int64) > 0
 
+    def possible(
+        self, logits: Float[Tensor, "B M V"], s: Int[Tensor, "B T"], shown: Bool[Tensor, "B T"], at: Int[Tensor, "B M"]
+    ) -> Float[Tensor, "B M V"]:
+        """Logits at some places, given those ``shown`` around: after the end only the end, before another never."""
+        if self.end is None:
+            return logits
+        over = self.ended(torch.where(shown, s, -1))
+        others = (shown & (s != self.end)).long()
+        goes_on = others.flip(1).cumsum(1).flip(1) > others
+        ends = torch.arange(self.vocabulary, device=s.device) == self.end
+        never = (over.gather(1, at)[..., None] & ~ends) | (goes_on.gather(1, at)[..., None] & ends)
+        return logits.masked_fill(never, -torch.inf)
+
     def given_end(self, s: Int[Tensor, "B T"], log_p: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
         """``log_p`` of each symbol, but after the end only the end follows, with probability one."""
         if self.end is None:
@@ -88,6 +108,11 @@ class NumberSequence(nn.Module):
     def places(self) -> Int[Tensor, "T 1"]:
         """The column."""
         return torch.arange(self.length)[:, None]
+
+    @property
+    def extents(self) -> tuple[int]:
+        """How many columns there are."""
+        return (self.length,)
 
     def arrange(self, x: Shaped[Tensor, "B T"]) -> Shaped[Tensor, "B T"]:
         """Columns are read from the first to the last."""
@@ -112,6 +137,20 @@ class NumberSequence(nn.Module):
     def given_end(self, s: Float[Tensor, "B T"], log_p: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
         """log p of each number in the data's own units, from that of the standardised one."""
         return log_p - self.standardise.scale.log()
+
+
+def reading_mask(
+    sequence: SymbolSequence | NumberSequence, shape: tuple[int, ...], known: Tensor
+) -> Bool[Tensor, "B T"]:
+    """A mask of x's shape, or of one observation's, in reading order: (B or 1, T).
+
+    Raises:
+        Unusable: it is of another shape, or not boolean.
+    """
+    whole = known if known.ndim > len(shape) else known[None]
+    if tuple(whole.shape[1:]) != shape or known.dtype != torch.bool:
+        raise Unusable(f"a mask is boolean and of shape {shape}, got {known.dtype} and {tuple(known.shape)}")
+    return sequence.arrange(whole)
 
 
 class NumberEmbedding(nn.Module):

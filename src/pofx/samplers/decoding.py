@@ -39,13 +39,13 @@ def decode(
     s = s.masked_fill(~known, 0)
     lengths = known.sum(1)
     first, last = (int(lengths.min()), int(lengths.max())) if len(s) else (s.shape[1], 0)
-    done = None if end is None else (s[:, :first] == end).any(1)
+    done = torch.zeros_like(known[:, 0]) if end is None else (s[:, :first] == end).any(1)
     for t in range(first, s.shape[1]):
         new = choose(outputs(s, t), t)
-        if done is not None:
+        if end is not None:
             new = new.masked_fill(done, end)
         s[:, t] = torch.where(known[:, t], s[:, t], new) if t < last else new
-        if done is not None:
+        if end is not None:
             done = done | (s[:, t] == end)
         if watch is not None:
             watch(s, t + 1)

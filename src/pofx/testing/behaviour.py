@@ -20,6 +20,7 @@ from pofx.protocols import (
     Decodes,
     Encodes,
     Estimates,
+    PseudoScores,
     Represents,
     Samples,
     Scores,
@@ -238,6 +239,7 @@ def check_condition_not_trained_with_is_refused(
     asked: dict[type, Callable[[], Any]] = {
         Samples: lambda: model.sample(4, c, generator=stream(0, "refused")),
         Scores: lambda: model.log_prob(x, c),
+        PseudoScores: lambda: model.pseudo_log_prob(x, c),
         Bounds: lambda: model.elbo(x, c, generator=stream(0, "refused")),
         Estimates: lambda: model.estimate_log_prob(x, c, generator=stream(0, "refused"), steps=4),
     }
@@ -368,6 +370,8 @@ def _outputs(model: Any, domain: Domain, x: Tensor, c: Tensor | None) -> dict[st
     outputs = {}
     if Scores in able:
         outputs["log_prob"] = model.log_prob(x, c)
+    if PseudoScores in able:
+        outputs["pseudo_log_prob"] = model.pseudo_log_prob(x, c)
     if Represents in able:
         outputs["features"] = model.features(x)
     if Encodes in able:

@@ -1,6 +1,7 @@
 """Promises about numbers: densities sum to one, bounds stay below the truth, samples follow the density they claim."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from pofx.conditions import Classes, Condition, expand
 from pofx.domains import Domain, Vectors
-from pofx.protocols import Bounds, Completes, Decodes, Encodes, Estimates, Samples, Scores, capabilities
+from pofx.protocols import Bounds, Completes, Decodes, Encodes, Estimates, PseudoScores, Samples, Scores, capabilities
 from pofx.randomness import stream
 from pofx.testing.registry import promise
 from pofx.testing.specimens import (
@@ -59,15 +60,20 @@ def check_log_prob_takes_each_row_alone(
     """A row has the same log_prob alone as in a batch; one row of a condition serves all."""
     model = specimen(build, domain, condition, steps, double=True)
     x, c = tiny_data(domain, condition, 6)
+    _ensure_rows_alone("log_prob", model.log_prob, x, c)
+
+
+@promise(PseudoScores)
+def check_pseudo_log_prob_takes_each_row_alone(
+    build: Build, domain: Domain, condition: Condition | None, *, steps: int
+) -> None:
+    """A row has the same pseudo_log_prob alone as in a batch, of probabilities; one row of a condition serves all."""
+    model = specimen(build, domain, condition, steps, double=True)
+    x, c = tiny_data(domain, condition, 6)
+    _ensure_rows_alone("pseudo_log_prob", model.pseudo_log_prob, x, c)
     with torch.no_grad():
-        whole = model.log_prob(x, c)
-        alone = torch.cat([model.log_prob(x[i : i + 1], None if c is None else c[i : i + 1]) for i in range(6)])
-        ensure(tuple(whole.shape) == (6,), f"log_prob has shape {tuple(whole.shape)} for 6 observations")
-        ensure_close(whole, alone, "log_prob of a row depends on the rest of the batch", rtol=1e-9, atol=1e-9)
-        if c is not None:
-            ensure_close(
-                model.log_prob(x, c[:1]), model.log_prob(x, c[:1].expand(6, *c.shape[1:])), "one row does not serve all"
-            )
+        highest = float(model.pseudo_log_prob(x, c).max())
+    ensure(highest <= 1e-9 or isinstance(domain, Vectors), f"pseudo_log_prob is {highest:.3g}, above that of certainty")
 
 
 # ---- bounds
@@ -256,6 +262,17 @@ def masks(domain: Domain) -> list[tuple[str, Tensor]]:
 
 
 # ---- how they are computed
+
+
+@torch.no_grad()
+def _ensure_rows_alone(name: str, method: Callable[..., Tensor], x: Tensor, c: Tensor | None) -> None:
+    n = len(x)
+    whole = method(x, c)
+    alone = torch.cat([method(x[i : i + 1], None if c is None else c[i : i + 1]) for i in range(n)])
+    ensure(tuple(whole.shape) == (n,), f"{name} has shape {tuple(whole.shape)} for {n} observations")
+    ensure_close(whole, alone, f"{name} of a row depends on the rest of the batch", rtol=1e-9, atol=1e-9)
+    if c is not None:
+        ensure_close(method(x, c[:1]), method(x, c[:1].expand(n, *c.shape[1:])), "one row does not serve all")
 
 
 def _points(domain: Domain) -> Tensor:

@@ -16,7 +16,7 @@ from pofx.conditions import Classes, Condition, expand, marginal, rows_for
 from pofx.distributions.conditional import Conditional, Level, Number, Symbol
 from pofx.domains import Domain, Images, Vectors
 from pofx.errors import Unusable
-from pofx.nn.sequence import NumberSequence, SymbolSequence
+from pofx.nn.sequence import NumberSequence, SymbolSequence, reading_mask
 from pofx.protocols import Loss
 from pofx.samplers.decoding import Choose, Outputs, Watch, decode
 
@@ -214,14 +214,8 @@ class Autoregressive(nn.Module, ABC):
         terms = [log_joint(k, f) for k, f in enumerate(self.condition.frequencies)]
         return torch.multinomial(torch.stack(terms, 1).softmax(1), 1, generator=generator)[:, 0]
 
-    def _mask(self, known: Tensor) -> Tensor:
-        """A mask of x's shape, or of one observation's, in reading order: (B or 1, T)."""
-        whole = known if known.ndim > len(self.domain.shape) else known[None]
-        if tuple(whole.shape[1:]) != self.domain.shape or known.dtype != torch.bool:
-            raise Unusable(
-                f"a mask is boolean and of shape {self.domain.shape}, got {known.dtype} and {tuple(known.shape)}"
-            )
-        return self.sequence.arrange(whole)
+    def _mask(self, known: Tensor) -> Bool[Tensor, "B T"]:
+        return reading_mask(self.sequence, self.domain.shape, known)
 
 
 def _canonical(watch: Watch, write: Callable[[Tensor], Tensor]) -> Watch:

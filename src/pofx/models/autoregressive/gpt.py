@@ -1,7 +1,7 @@
 """GPT: a causal transformer over symbols, pixels or the numbers of a table, with an exact likelihood."""
 
-import math
-from typing import Any
+from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -9,12 +9,15 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from pofx.conditions import Condition
-from pofx.domains import Domain, Images, Tokens, Vectors
+from pofx.distributions.conditional import Symbol
+from pofx.domains import Domain
+from pofx.errors import Unusable
+from pofx.models.autoregressive.advice import advice
 from pofx.models.autoregressive.chain import Autoregressive
-from pofx.nn.attention import Transformer, rms_norm, rotation
+from pofx.models.autoregressive.embedding import at_places, embeddings, shrink, turn
+from pofx.nn.attention import Activation, Architecture, Norm, Position, Transformer, rms_norm
 from pofx.nn.decoder import Decoder, Normed
 from pofx.nn.mlp import ConditionEmbedding
-from pofx.nn.sequence import value_embedding
 from pofx.samplers.decoding import Outputs
 
 
@@ -35,6 +38,14 @@ class GPT(Autoregressive):
         heads: N, attention heads; the width is a multiple of 2 N; by default from the domain.
         mixtures: components of the mixture that a number, or a picture's level, is drawn from; by default 10 for
             numbers, and a probability of its own for each level.
+        position: "rotary", or "learned": a vector for each place (for each row, column and channel of a picture).
+        norm: "rms", without gain, of what is read too; "layer": LayerNorm with gain, of the blocks and the output.
+        qk_norm: queries and keys are normalised.
+        activation: relu2, gelu, gelu-tanh, or swiglu (gated).
+        bias: linear layers, but the last, and LayerNorm have one.
+        tie: symbols are read and predicted with the same vectors.
+        zero_init: output projections start at zero, and so does the last layer where it is not tied.
+        soft_cap: what the head puts out stays within it: cap tanh(logits / cap); none by default.
 
     Raises:
         Unusable: a domain it does not take, or sizes that do not fit each other.
@@ -49,24 +60,39 @@ class GPT(Autoregressive):
         layers: int | None = None,
         heads: int | None = None,
         mixtures: int | None = None,
+        position: Position = "rotary",
+        norm: Norm = "rms",
+        qk_norm: bool = True,
+        activation: Activation = "relu2",
+        bias: bool = False,
+        tie: bool = False,
+        zero_init: bool = True,
+        soft_cap: float | None = None,
     ) -> None:
         super().__init__("gpt", domain, condition, mixtures=mixtures)
-        size, self.recipe = _advice(domain)
+        if tie and type(self.conditional) is not Symbol:
+            raise Unusable(
+                "tie is of symbols that are read and predicted, and here numbers or mixtures are; leave it out"
+            )
+        if soft_cap is not None and not soft_cap > 0:
+            raise Unusable(f"soft_cap must be above 0, got {soft_cap}; leave it out for none")
+        self.soft_cap = soft_cap
+        self.architecture = Architecture(position, norm, qk_norm, activation, bias, zero_init)
+        size, self.recipe = advice(domain)
         given = (width, layers, heads)
         self.width, self.layers, self.heads = (b if a is None else a for a, b in zip(given, size))
-        self.trunk = Transformer(self.width, self.layers, self.heads, pattern="causal")
-        self.values = value_embedding(self.sequence, self.width)
-        axes = domain.shape[1:] + domain.shape[:1]  # H, W, C of a picture; the columns of a table
-        self.axes = nn.ModuleList(nn.Embedding(extent, self.width) for extent in axes if not isinstance(domain, Tokens))
-        for embedding in (self.values, *self.axes) if isinstance(domain, Images) else ():
-            _smooth(embedding.weight)
+        self.trunk = Transformer(self.width, self.layers, self.heads, pattern="causal", architecture=self.architecture)
+        self.values, self.axes = embeddings(self.sequence, self.width, self.architecture)
         if condition is None:
             self.start = nn.Parameter(torch.randn(self.width))
         else:
             self.given = ConditionEmbedding(condition, self.width)
-        self.norm = nn.RMSNorm(self.width, elementwise_affine=False)
-        self.head = nn.Linear(self.width, self.conditional.outputs, bias=False)
-        nn.init.zeros_(self.head.weight)
+        self.norm = self.architecture.normaliser(self.width)
+        self.head = None if tie else nn.Linear(self.width, self.conditional.outputs, bias=False)
+        if self.head is None:
+            shrink(p for part in (self.values, self.axes) for p in part.parameters())
+        elif zero_init:
+            nn.init.zeros_(self.head.weight)
 
     def outputs(self, s: Shaped[Tensor, "B T"], c: Tensor | None) -> Float[Tensor, "B T P"]:
         """What the head puts out for each value, from those before it."""
@@ -79,98 +105,71 @@ class GPT(Autoregressive):
             return lambda s, t: self._outputs(s, c, t + 1)[:, -1]
         length = self.sequence.length
         decoder = Decoder(self.trunk, n, length, self._turn(0, length))
-        read_out = Normed(self.norm, self.head.weight)
-        # What a place reads is one of a few vectors where it is a symbol alone.
-        symbols = rms_norm(self.values.weight) if isinstance(self.values, nn.Embedding) and not self.axes else None
+        read, read_out = self._reader(), Normed(self.norm, self._head)
 
         def outputs(s: Tensor, t: int) -> Tensor:
-            if symbols is not None and 0 < t == decoder.used:
-                h = F.embedding(s[:, t - 1 : t], symbols)
-            else:
-                h = self._inputs(s, c, decoder.used, t + 1)
-            return read_out(decoder(h)[:, -1])
+            first = decoder.used
+            h = read(s, t) if 0 < first == t else self._inputs(s, c, first, t + 1)
+            return self._capped(read_out(decoder(h)[:, -1]))
 
         return outputs
 
     @torch.no_grad()
-    def features(self, x: Tensor) -> Float[Tensor, "B F"]:
-        """(B, E) hidden states after the middle block, averaged over positions; given the null condition.
+    def features(self, x: Tensor, layer: int | None = None) -> Float[Tensor, "B F"]:
+        """(B, E) hidden states after ``layer`` blocks, averaged over positions; given the null condition.
 
         The last symbol, from which nothing is predicted, is not read.
+
+        Args:
+            x: canonical observations.
+            layer: 0 (what the first block reads) to the number of blocks; by default the middle.
+
+        Raises:
+            Unusable: there is no such layer.
         """
         s = self._read(x)
         stop = self.sequence.length
-        h = self.trunk(self._inputs(s, None, 0, stop), self._turn(0, stop), depth=(self.layers + 1) // 2)
+        depth = self.trunk.depth_of(layer)
+        h = self.trunk(self._inputs(s, None, 0, stop), self._turn(0, stop), depth=depth)
         return rms_norm(h).mean(1)
 
     def _outputs(self, s: Tensor, c: Tensor | None, stop: int) -> Float[Tensor, "B T P"]:
         """Of the first ``stop`` places, all read at once."""
-        return self.head(self.norm(self.trunk(self._inputs(s, c, 0, stop), self._turn(0, stop))))
+        h = self.norm(self.trunk(self._inputs(s, c, 0, stop), self._turn(0, stop)))
+        return self._capped(F.linear(h, self._head) if self.head is None else self.head(h))
+
+    @property
+    def _head(self) -> Float[Tensor, "P E"]:
+        return cast(nn.Embedding, self.values).weight if self.head is None else self.head.weight
+
+    def _capped(self, outputs: Float[Tensor, "*B P"]) -> Float[Tensor, "*B P"]:
+        return outputs if self.soft_cap is None else self.soft_cap * torch.tanh(outputs / self.soft_cap)
 
     def _inputs(self, s: Tensor, c: Tensor | None, first: int, stop: int) -> Float[Tensor, "B T E"]:
         """What positions ``first`` .. ``stop`` - 1 read: the symbol before, and in pictures the place predicted."""
         h = self.values(s[:, max(first - 1, 0) : stop - 1])
         if first == 0:
             h = torch.cat([self._start(c, len(s))[:, None], h], dim=1)
-        if self.axes:
-            places = self.sequence.places[first:stop].to(s.device)
-            for axis, embedding in enumerate(self.axes):
-                h = h + embedding(places[:, axis])
-        return rms_norm(h)
+        return self._scaled(at_places(h, self.axes, self.sequence.places[first:stop]))
+
+    def _reader(self) -> Callable[[Tensor, int], Tensor]:
+        """(s, t) to what position t > 0 reads (B, 1, E): what does not change from step to step is made once."""
+        if isinstance(self.values, nn.Embedding) and not self.axes:
+            symbols = self._scaled(self.values.weight)
+            return lambda s, t: F.embedding(s[:, t - 1 : t], symbols)
+        places = self.sequence.places
+        at = at_places(self._head.new_zeros(1, len(places), self.width), self.axes, places)
+        return lambda s, t: self._scaled(self.values(s[:, t - 1 : t]) + at[:, t : t + 1])
+
+    def _scaled(self, h: Float[Tensor, "*B E"]) -> Float[Tensor, "*B E"]:
+        return rms_norm(h) if self.architecture.norm == "rms" else h
 
     def _start(self, c: Tensor | None, n: int) -> Float[Tensor, "B E"]:
         if self.condition is None:
             return self.start.expand(n, -1)
-        c = self.condition.null(n).to(self.head.weight.device) if c is None else c
+        c = self.condition.null(n).to(next(self.parameters()).device) if c is None else c
         return self.given(c).expand(n, -1)
 
-    def _turn(self, first: int, stop: int) -> Tensor:
-        """Rotary angles: of t in tokens, of row and column in pictures."""
-        places = self.sequence.places[first:stop, :2].to(self.head.weight.device)
-        base = 10000.0 if isinstance(self.domain, Tokens) else 100.0
-        return rotation(places, self.trunk.pairs, base=base)
-
-
-@torch.no_grad()
-def _smooth(weight: Float[Tensor, "V E"], scale: float = 0.2) -> None:
-    """Levels, or places, near each other start near each other: sqrt(2) cos(omega u / scale + phi), u in [0, 1].
-
-    Source: Rahimi and Recht 2007, "Random features for large-scale kernel machines", algorithm 1.
-    """
-    levels, width = weight.shape
-    u = torch.linspace(0, 1, levels)[:, None]
-    weight.copy_(math.sqrt(2) * torch.cos(u / scale * torch.randn(width) + 2 * math.pi * torch.rand(width)))
-
-
-_TEXT = {
-    "optimiser": "muon",
-    "learning_rate": 6e-3,
-    "muon_learning_rate": 0.02,
-    "beta1": 0.8,
-    "beta2": 0.95,
-    "schedule": "trapezoid",
-    "warmup": 1 / 6,
-    "cooldown": 0.5,
-    "ema": 0.0,
-}
-_PICTURES = {
-    "optimiser": "muon",
-    "learning_rate": 4e-3,
-    "muon_learning_rate": 0.03,
-    "weight_decay": 0.3,
-    "schedule": "trapezoid",
-    "warmup": 0.05,
-    "cooldown": 0.5,
-    "ema": 0.1,
-}
-
-
-def _advice(domain: Domain) -> tuple[tuple[int, int, int], dict[str, Any]]:
-    """(width, layers, heads) and training settings by the domain; for text, batches of about 1280 symbols."""
-    if isinstance(domain, Tokens):
-        return (128, 4, 4), _TEXT | {"batch_size": max(8, 1280 // domain.length)}
-    if isinstance(domain, Vectors):
-        return (64, 2, 2), _PICTURES | {"batch_size": 128, "weight_decay": 0.0}
-    if domain.dims <= 256:
-        return (64, 2, 2), _PICTURES | {"batch_size": 32}
-    return (64, 3, 2), _PICTURES | {"batch_size": 8}
+    def _turn(self, first: int, stop: int) -> Tensor | None:
+        device = next(self.parameters()).device
+        return turn(self.sequence, self.architecture, self.trunk.pairs, slice(first, stop), device)

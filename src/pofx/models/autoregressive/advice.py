@@ -1,0 +1,38 @@
+"""Sizes and training settings that the transformers of the family ask for, chosen on validation splits."""
+
+from typing import Any
+
+from pofx.domains import Domain, Tokens, Vectors
+
+_TEXT = {
+    "optimiser": "muon",
+    "learning_rate": 6e-3,
+    "muon_learning_rate": 0.02,
+    "beta1": 0.8,
+    "beta2": 0.95,
+    "schedule": "trapezoid",
+    "warmup": 1 / 6,
+    "cooldown": 0.5,
+    "ema": 0.0,
+}
+_PICTURES = {
+    "optimiser": "muon",
+    "learning_rate": 4e-3,
+    "muon_learning_rate": 0.03,
+    "weight_decay": 0.3,
+    "schedule": "trapezoid",
+    "warmup": 0.05,
+    "cooldown": 0.5,
+    "ema": 0.1,
+}
+
+
+def advice(domain: Domain) -> tuple[tuple[int, int, int], dict[str, Any]]:
+    """(width, layers, heads) and training settings by the domain; for text, batches of about 1280 symbols."""
+    if isinstance(domain, Tokens):
+        return (128, 4, 4), _TEXT | {"batch_size": max(8, 1280 // domain.length)}
+    if isinstance(domain, Vectors):
+        return (64, 2, 2), _PICTURES | {"batch_size": 128, "weight_decay": 0.0}
+    if domain.dims <= 256:
+        return (64, 2, 2), _PICTURES | {"batch_size": 32}
+    return (64, 3, 2), _PICTURES | {"batch_size": 8}
