@@ -254,6 +254,43 @@ def test_cached_outputs_are_the_uncached_ones(domain):
                 torch.testing.assert_close(step(s[rows], t), slow[rows, t], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("length", [3, 4, 5, 11])
+def test_text_longer_than_the_context(length):
+    """Cached, uncached, alone and in a batch; each symbol is the likeliest given its window, found by a plain loop."""
+    model, how = gpt(Tokens(5, 4)), {"temperature": 0.0, "length": length}
+    x = model.sample(2, generator=stream(0, "eval"), **how)
+    text = []
+    while len(text) < length:
+        start = 0 if len(text) < 4 else (len(text) - 4) // 2 * 2 + 2
+        window = torch.tensor([text[start:] + [0] * (4 - len(text) + start)])
+        text.append(int(model.outputs(window, None)[0, len(text) - start].argmax()))
+    assert x.tolist() == [text, text]
+    assert model.sample(1, generator=stream(0, "eval"), cached=False, **how)[0].tolist() == text
+    draws = [model.sample(6, generator=stream(3, "eval"), length=length, cached=cached) for cached in (True, False)]
+    assert torch.equal(*draws)
+
+
+def test_goes_on_from_a_beginning():
+    model, known = gpt(Tokens(5, 4)), torch.tensor([True, True, True, False])
+    x = torch.tensor([[1, 4, 2, 0], [3, 3, 0, 0]])
+    seen = []
+    kept = {"length": 9, "watch": lambda x, t: seen.append((x[:, :t].clone(), t))}
+    out, slow = (
+        model.complete(x, known, generator=stream(0, "eval"), cached=cached, **kept) for cached in (True, False)
+    )
+    assert torch.equal(out, slow)
+    assert torch.equal(out[:, :3], x[:, :3])
+    assert out.shape == (2, 9)
+    assert [t for _, t in seen] == 2 * [4, 5, 6, 7, 8, 9]
+    assert all(torch.equal(grown, out[:, :t]) for grown, t in seen)
+
+
+@pytest.mark.parametrize(("domain", "length"), [(RECORDS, 9), (PICTURES, 9), (Vectors(2), 9), (TOKENS, 0)])
+def test_refuses_lengths(domain, length):
+    with pytest.raises(Unusable, match="length"):
+        gpt(domain).sample(1, generator=stream(0, "eval"), length=length)
+
+
 def test_new_weights_are_seen():
     model = gpt(TOKENS)
     first = model.sample(50, generator=stream(0, "eval"))

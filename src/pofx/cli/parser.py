@@ -192,12 +192,13 @@ def _sampler_flags(parser: Parser) -> None:
     group.add_argument("--temperature", type=float, help="below 1: likelier, above: more varied; 0: the likeliest")
     group.add_argument("--top-k", type=int, help="only the k likeliest symbols")
     group.add_argument("--top-p", type=float, help="only the likeliest symbols that hold this mass")
+    group.add_argument("--length", type=int, help="symbols of a text; may be more than the model sees at once")
     group.add_argument("--guidance", type=float, help="above 1: follow the condition more")
     group.add_argument("--steps", type=int, help="of the solver")
     group.add_argument("--method", help="of the solver: heun or euler")
 
 
-SAMPLER_FLAGS = ("temperature", "top_k", "top_p", "guidance", "steps", "method")
+SAMPLER_FLAGS = ("temperature", "top_k", "top_p", "length", "guidance", "steps", "method")
 
 
 def _run_source(parser: Parser, arguments: list[str]) -> None:

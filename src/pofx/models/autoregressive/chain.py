@@ -9,16 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Generator, Tensor, nn
 
 from pofx.conditions import Classes, Condition, expand, marginal, rows_for
 from pofx.distributions.conditional import Conditional, Level, Number, Symbol
-from pofx.domains import Domain, Images, Vectors
+from pofx.domains import Domain, Images, Tokens, Vectors
 from pofx.errors import Unusable
 from pofx.nn.sequence import NumberSequence, SymbolSequence, reading_mask
 from pofx.protocols import Loss
-from pofx.samplers.decoding import Choose, Outputs, Watch, decode
+from pofx.samplers.decoding import Choose, Outputs, Watch, decode, decode_on
 
 
 class Autoregressive(nn.Module, ABC):
@@ -96,6 +97,7 @@ class Autoregressive(nn.Module, ABC):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        length: int | None = None,
         cached: bool = True,
         watch: Watch | None = None,
     ) -> Tensor:
@@ -108,12 +110,17 @@ class Autoregressive(nn.Module, ABC):
             temperature: below 1 sharpens each value's distribution, 0 takes the likeliest.
             top_k: keep the k likeliest symbols.
             top_p: keep the fewest likeliest symbols that hold this much probability.
+            length: symbols of a text that has no end of its own, however long; see ``samplers.decoding.decode_on``.
             cached: keep what later values read again; without, the same samples, slowly.
             watch: sees the observations grow, ``watch(x, values)``.
+
+        Raises:
+            Unusable: settings that name no distribution, or a length of what has one.
         """
         c = rows_for(self.condition, condition, n, generator=generator)
         choose = self._draws(generator, temperature=temperature, top_k=top_k, top_p=top_p)
-        return self._walk(self.sequence.empty(n, generator.device), None, c, choose, cached=cached, watch=watch)
+        s = self._of_length(length, self.sequence.empty(n, generator.device))
+        return self._walk(s, torch.zeros_like(s, dtype=torch.bool), c, choose, cached=cached, watch=watch)
 
     def completes(self, known: Tensor) -> bool:
         """Whether what is known comes first: the beginning of a text, the top of a picture (and of its next row)."""
@@ -131,9 +138,13 @@ class Autoregressive(nn.Module, ABC):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        length: int | None = None,
+        cached: bool = True,
         watch: Watch | None = None,
     ) -> Tensor:
         """Draws the rest from p(rest | known, c), exactly; without c, the class from p(c | known) first.
+
+        The settings are those of ``sample``; with a ``length``, x goes on to it, or ends there.
 
         Raises:
             Unusable: what is known does not come first in the order.
@@ -148,8 +159,9 @@ class Autoregressive(nn.Module, ABC):
         if c is None and self.condition is not None:
             c = self._class_given(s, mask, generator)
         choose = self._draws(generator, temperature=temperature, top_k=top_k, top_p=top_p)
-        filled = self._walk(s, mask, c, choose, watch=watch)
-        return torch.where(known.to(x.device), x, filled)  # a number keeps its last digit
+        s, mask = self._of_length(length, s), self._of_length(length, mask)
+        filled = self._walk(s, mask, c, choose, cached=cached, watch=watch)
+        return filled if length is not None else torch.where(known.to(x.device), x, filled)  # numbers keep every digit
 
     @torch.no_grad()
     def walk(self, n: int, choose: Choose, condition: Tensor | None = None) -> Tensor:
@@ -169,7 +181,8 @@ class Autoregressive(nn.Module, ABC):
         def told(outputs: Tensor, t: int) -> Tensor:
             return choose(conditional.logits(outputs).log_softmax(-1), t)
 
-        return self._walk(self.sequence.empty(n, device), None, expand(self.condition, condition, n), told)
+        s = self.sequence.empty(n, device)
+        return self._walk(s, torch.zeros_like(s, dtype=torch.bool), expand(self.condition, condition, n), told)
 
     def _read(self, x: Tensor) -> Shaped[Tensor, "B T"]:
         """Checked; real numbers may come in any precision."""
@@ -185,20 +198,37 @@ class Autoregressive(nn.Module, ABC):
 
     def _walk(
         self,
-        s: Shaped[Tensor, "B T"],
-        known: Bool[Tensor, "B T"] | None,
+        s: Shaped[Tensor, "B L"],
+        known: Bool[Tensor, "B L"],
         c: Tensor | None,
         choose: Choose,
         *,
         cached: bool = True,
         watch: Watch | None = None,
     ) -> Tensor:
-        known = torch.zeros_like(s, dtype=torch.bool) if known is None else known
-        grows = None if watch is None else _canonical(watch, self.sequence.write)
+        grows, length = None if watch is None else _canonical(watch, self.sequence.write), self.sequence.length
+
+        def stepper() -> Outputs:
+            return self.stepper(len(s), c, cached=cached)
+
         with torch.inference_mode():
-            outputs = self.stepper(len(s), c, cached=cached)
-            s = decode(outputs, s, known, choose, end=self.sequence.end, watch=grows)
-        return self.sequence.write(s.clone())
+            if s.shape[1] > length:
+                filled = decode_on(stepper, s, known, choose, length=length, watch=grows)
+            else:
+                filled = decode(stepper(), s, known, choose, end=self.sequence.end, watch=grows)
+        return self.sequence.write(filled.clone())  # outside, so that a gradient may be taken given it
+
+    def _of_length(self, length: int | None, s: Shaped[Tensor, "B T"]) -> Shaped[Tensor, "B L"]:
+        """Cut, or with room for more."""
+        if length is None:
+            return s
+        if not isinstance(self.domain, Tokens) or self.domain.end is not None:
+            raise Unusable(
+                "a length is of text that goes on; records, pictures and tables have their own: leave it out"
+            )
+        if length < 1:
+            raise Unusable(f"length must be at least 1, got {length}")
+        return F.pad(s, (0, length - s.shape[1]))
 
     def _class_given(self, s: Tensor, known: Tensor, generator: Generator) -> Tensor:
         """Classes (B,) from p(c | known), proportional to p(c) p(known | c)."""
