@@ -232,6 +232,7 @@ def _evaluate(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("--split", default="test", choices=("test", "validation", "train"))
     parser.add_argument("--budget", help="time for all scores (as long as training took)")
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="cores or GPUs that share the work (1)")
+    parser.add_argument("--stride", type=int, metavar="N", help="score a text as one, by windows that move on by N too")
 
 
 def _compare(parser: Parser, arguments: list[str]) -> None:
