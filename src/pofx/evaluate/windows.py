@@ -67,9 +67,7 @@ def strided(model: Any, text: Int[Tensor, "L"], *, stride: int, rows: int = 64) 
     Raises:
         Unusable: another model, a stride out of range, or a text shorter than a window.
     """
-    domain = model.domain
-    if Chains not in capabilities(model) or not isinstance(domain, Tokens) or domain.end is not None:
-        raise Unusable("a stride is for models that score a text symbol by symbol, such as gpt; leave it out")
+    domain = _text_of(model)
     if not 1 <= stride <= domain.length:
         raise Unusable(f"a stride lies in 1 to {domain.length}, the symbols of a window, got {stride}")
     if len(text) < domain.length:
@@ -89,7 +87,7 @@ def strided_score(model: Any, data: Data, *, split: str, stride: int, device: st
 
     The standard error is from sums over disjoint stretches of T symbols.
     """
-    part, length = data.part(split), model.domain.length
+    part, length = data.part(split), _text_of(model).length
     if not isinstance(part, Windows | MappedWindows):
         raise Unusable(f"a stride needs one long text, and the {split} split of {data.source} is none; leave it out")
     whole = min(part.observations, max(1, MOST // length))
@@ -108,6 +106,13 @@ def strided_score(model: Any, data: Data, *, split: str, stride: int, device: st
         better="higher" if split != "train" else "reference",
         note=f"each symbol given at least {length - stride} before it, perplexity {found.perplexity:.3f}{per_byte}",
     )
+
+
+def _text_of(model: Any) -> Tokens:
+    domain = model.domain
+    if Chains not in capabilities(model) or not isinstance(domain, Tokens) or domain.end is not None:
+        raise Unusable("a stride is for models that score a text symbol by symbol, such as gpt; leave it out")
+    return domain
 
 
 def _bytes(text: Tensor, domain: Tokens) -> int | None:
