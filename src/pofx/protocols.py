@@ -123,10 +123,13 @@ class Scores(Protocol):
 class Chains(Protocol):
     """Exact, one value after another in an order of the model's own: log p(x) = sum_t log p(x_t | x_<t).
 
-    ``conditionals`` gives the terms (B, T). ``walk`` builds n observations whose values ``choose`` picks: it is told
-    log p of every symbol (n, V) and the place t, and gives (n,) symbols. What draws samples; what reads a code
-    decompresses.
+    ``read`` gives the values of x in that order, (B, T), and ``conditionals`` the terms, (B, T). ``walk`` builds n
+    observations whose values ``choose`` picks: it is told log p of every symbol (n, V) and the place t, and gives (n,)
+    symbols. What draws samples; what reads a code decompresses. A mixture of several orders does all three by the
+    first, which is a distribution of its own.
     """
+
+    def read(self, x: Tensor) -> Tensor: ...
 
     def conditionals(self, x: Tensor, condition: Tensor | None = None) -> Tensor: ...
 

@@ -28,21 +28,23 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 import pofx
 from pofx import data as sources
+from pofx import packed
 from pofx.catalogue import find
 from pofx.conditions import Condition, condition_from_config, expand
 from pofx.data.dataset import Data
 from pofx.data.request import is_local
-from pofx.domains import Domain, domain_from_config
+from pofx.domains import Domain, Tokens, domain_from_config
 from pofx.errors import Unusable, in_brief, nearest
 from pofx.evaluate.evaluation import evaluate
 from pofx.evaluate.likelihood import Scored, per_observation
 from pofx.evaluate.score import Score
 from pofx.evaluate.windows import strided_score
 from pofx.files import read_json
-from pofx.protocols import Samples, capabilities
+from pofx.protocols import Chains, Completes, Samples, capabilities
 from pofx.randomness import seeded_init
 from pofx.rendering import Sampled
-from pofx.samplers.chunks import sample_many
+from pofx.samplers.chunks import complete_many, sample_many
+from pofx.samplers.decoding import Watch
 from pofx.train import checkpoint
 from pofx.train.history import differences, short
 from pofx.train.launch import launched
@@ -193,25 +195,77 @@ class Run:
         """Seconds that training took."""
         return float(self.progress["seconds"])
 
-    def sample(self, n: int, condition: Tensor | str | None = None, *, seed: int = 0, **settings: Any) -> Sampled:
+    def sample(
+        self,
+        n: int,
+        condition: Tensor | str | None = None,
+        *,
+        seed: int = 0,
+        chunk: int | None = None,
+        watch: Watch | None = None,
+        **settings: Any,
+    ) -> Sampled:
         """n samples; asking for more does not change the first ones.
 
         Args:
             n: how many.
             condition: a class's name, a text, rows of the canonical tensor, or None: drawn by training frequency.
             seed: of the draw.
+            chunk: how many are drawn together, by default as many as the run says; another number, other samples.
+            watch: sees them grow, ``watch(x, values)``, where the model draws value by value; see ``pofx.growing``.
             settings: of the model's sampler, such as ``temperature`` or ``steps``.
         """
         if n < 1:
             raise Unusable(f"-n must be at least 1, got {n}")
         self.require(Samples, "sample")
-        _check_names(self.model.sample, settings, f"{self.name}'s sampler")
+        given = self._drawing("sample", chunk, watch, settings)
         c = self.rows(condition)
-        with use_threads(self.threads):
-            x = sample_many(
-                self.model, n, c, seed=seed, chunk=self.config["sample_chunk"], device=self.device, **settings
-            )
+        with use_threads(self.threads), _within_memory(given["chunk"]):
+            x = sample_many(self.model, n, c, seed=seed, device=self.device, **given)
         return Sampled(x, self.domain, c)
+
+    def complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        condition: Tensor | str | None = None,
+        *,
+        seed: int = 0,
+        chunk: int | None = None,
+        watch: Watch | None = None,
+        **settings: Any,
+    ) -> Sampled:
+        """x with what is not known of it drawn, given what is.
+
+        Args:
+            x: (N, ...) canonical; what is not known is not read.
+            known: boolean, a mask of x's shape or of one observation's.
+            condition: as for ``sample``; by default inferred from what is known.
+            seed: of the draw.
+            chunk: how many are drawn together.
+            watch: sees them grow, as for ``sample``.
+            settings: of the model's sampler.
+        """
+        self.require(Completes, "complete")
+        given = self._drawing("complete", chunk, watch, settings)
+        if not self.model.completes(known):
+            raise Unusable(f"{self.name} completes what follows a known beginning, and this is not one; change --keep")
+        c = self.rows(condition)
+        with use_threads(self.threads), _within_memory(given["chunk"]):
+            done = complete_many(self.model, x, known, c, seed=seed, device=self.device, **given)
+        return Sampled(done, self.domain, c)
+
+    def grows(self, verb: str) -> bool:
+        """Whether a ``watch`` can see what the model's ``sample`` or ``complete`` draws grow."""
+        return "watch" in _settings(getattr(self.model, verb))
+
+    def _drawing(self, verb: str, chunk: int | None, watch: Watch | None, settings: dict[str, Any]) -> dict[str, Any]:
+        """What goes to the sampler, checked."""
+        if chunk is not None and not 1 <= chunk <= _MOST["sample_chunk"]:
+            raise Unusable(f"--chunk must be 1 to {_MOST['sample_chunk']}, got {chunk}; leave it out for the run's")
+        given = settings if watch is None else settings | {"watch": watch}
+        _check_names(getattr(self.model, verb), given, f"{self.name}'s sampler")
+        return given | {"chunk": chunk or self.config["sample_chunk"]}
 
     def evaluate(
         self,
@@ -257,6 +311,38 @@ class Run:
         rows = (self.domain.check(x), expand(self.condition, condition, len(x)))
         with use_threads(self.threads):
             return per_observation(self.model, rows, samples=samples, steps=steps, seed=seed, device=self.device)
+
+    @cached_property
+    def identity(self) -> bytes:
+        """8 bytes that another run, or this one trained further, does not share."""
+        parts = ("model", "arguments", "domain", "condition")
+        return packed.identity(self.model, {part: self.config[part] for part in parts})
+
+    def compress(self, x: Tensor | bytes, condition: Tensor | str | None = None) -> bytes:
+        """A text's bytes, or canonical rows and their classes, in about -log2 p(x|c) - log2 p(c) bits; lossless.
+
+        Args:
+            x: (N, ...) observations, or what a text file holds.
+            condition: (N,) classes, one for all, or the name of one; none for a model that is not given any.
+
+        Raises:
+            Unusable: the model has no exact probabilities of symbols, or the text has characters it does not know.
+        """
+        self.require(Chains, "compress")
+        content = packed.content_of(x, self.rows(condition), self.domain, self.condition)
+        return packed.pack(self.model, content, run=self.identity, threads=self.threads)
+
+    def decompress(self, data: bytes, *, named: str = "the code") -> Sampled | bytes:
+        """The inverse of ``compress``: a text's bytes, or the rows with their classes.
+
+        Raises:
+            Unusable: the data are spoilt, or were compressed by another run or on another kind of machine.
+        """
+        self.require(Chains, "decompress")
+        content = packed.unpack(self.model, data, run=self.identity, named=named)
+        if content.text and isinstance(self.domain, Tokens):
+            return packed.text_of_message(content.message, self.domain)
+        return Sampled(content.message.x, self.domain, content.message.classes)
 
     def rows(self, condition: Tensor | str | None) -> Tensor | None:
         """Condition rows from what a person says."""
@@ -343,6 +429,20 @@ def fitting_together(folder: Path) -> Iterator[None]:
         ) from None
 
 
+@contextmanager
+def _within_memory(chunk: int) -> Iterator[None]:
+    """What the allocator refuses is said in one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise Unusable(
+            f"memory must hold what is drawn together, and {chunk} observations are more than it does "
+            f"({in_brief(error)}); draw fewer at once with --chunk"
+        ) from None
+
+
 def _is_well_formed(config: dict[str, Any], key: str) -> bool:
     value = config.get(key)
     if key in _KINDS:
@@ -379,10 +479,13 @@ def _rehearse(config: dict[str, Any], domain: Domain, condition: Condition | Non
         raise ValueError("config.json asks for more numbers than there are")
 
 
+def _settings(method: Callable[..., Any]) -> list[str]:
+    parameters = inspect.signature(method).parameters.items()
+    return [name for name, p in parameters if p.kind is p.KEYWORD_ONLY and name != "generator"]
+
+
 def _check_names(method: Callable[..., Any], settings: dict[str, Any], what: str) -> None:
-    known = [
-        n for n, p in inspect.signature(method).parameters.items() if p.kind is p.KEYWORD_ONLY and n != "generator"
-    ]
+    known = _settings(method)
     for name in settings:
         if name not in known:
             raise Unusable(f"{what} has no setting {name!r}" + (nearest(name, known) if known else "; it has none"))

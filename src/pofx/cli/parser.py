@@ -181,9 +181,18 @@ def _logger_flag(parser: Parser) -> None:
 
 def _sample(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("run", metavar="RUN")
-    parser.add_argument("-n", type=int, default=64, metavar="N", help="how many (64)")
-    parser.add_argument("-o", dest="output", required=True, metavar="FILE", help=".png, .npy, .txt or .csv")
+    parser.add_argument("-n", type=int, metavar="N", help="how many (64; of text on the screen 1)")
+    _drawn_flags(parser)
+
+
+def _drawn_flags(parser: Parser) -> None:
+    """Where what is drawn goes, and how it is drawn."""
+    files = ".png, .npy, .txt or .csv; .gif or .webp: pictures row by row; - or none: text as it is drawn"
+    parser.add_argument("-o", dest="output", metavar="FILE", help=files)
     parser.add_argument("--condition", metavar="VALUE", help="a class's name or index, a text, or numbers")
+    parser.add_argument(
+        "--chunk", type=int, metavar="N", help="drawn together (as the run says; text on the screen: 1)"
+    )
     _sampler_flags(parser)
 
 
@@ -198,7 +207,7 @@ def _sampler_flags(parser: Parser) -> None:
     group.add_argument("--method", help="of the solver: heun or euler")
 
 
-SAMPLER_FLAGS = ("temperature", "top_k", "top_p", "length", "guidance", "steps", "method")
+DRAWN_FLAGS = ("chunk", "temperature", "top_k", "top_p", "length", "guidance", "steps", "method")
 
 
 def _run_source(parser: Parser, arguments: list[str]) -> None:
@@ -219,12 +228,34 @@ def _interpolate(parser: Parser, arguments: list[str]) -> None:
 
 def _complete(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("run", metavar="RUN")
-    parser.add_argument("input", metavar="INPUT", help="a text to go on with, or a picture or source to complete")
-    parser.add_argument("-o", dest="output", required=True, metavar="FILE")
-    parser.add_argument("-n", type=int, default=8, metavar="N", help="completions, or pictures (8)")
-    parser.add_argument("--keep", type=float, default=0.5, help="share of a picture's top that is kept (0.5)")
-    parser.add_argument("--condition", metavar="VALUE", help="a class's name or index, a text, or numbers")
-    _sampler_flags(parser)
+    parser.add_argument(
+        "input",
+        metavar="INPUT",
+        help="a text or its file, to go on with; a picture, or a source whose test part is completed",
+    )
+    parser.add_argument("-n", type=int, metavar="N", help="completions, or pictures (8; of text on the screen 1)")
+    parser.add_argument(
+        "--keep", type=float, default=0.5, help="share of a picture's top, or of a table's columns (0.5)"
+    )
+    _drawn_flags(parser)
+
+
+def _compress(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("source", metavar="SOURCE", help="a text file, compressed whole, or a source of observations")
+    parser.add_argument("-o", dest="output", required=True, metavar="FILE", help=".pofx")
+    parser.add_argument(
+        "--split", choices=("train", "validation", "test", "all"), help="of a source that is no text file (test)"
+    )
+    _source_flags(parser)
+
+
+def _decompress(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("file", metavar="FILE", help=".pofx, compressed by the run")
+    parser.add_argument(
+        "-o", dest="output", required=True, metavar="OUT", help="the text file; else .npy, .png, .txt or .csv"
+    )
 
 
 def _evaluate(parser: Parser, arguments: list[str]) -> None:
@@ -245,6 +276,14 @@ def _compare(parser: Parser, arguments: list[str]) -> None:
     _source_flags(parser)
 
 
+def _reproduce(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("recipe", metavar="NAME", nargs="?", help="of a recipe; without one, all are listed")
+    parser.add_argument("--out", metavar="RUN", help="the run folder (runs/MODEL-SOURCE, then -2, ...)")
+    parser.add_argument("--steps", type=int, metavar="N", help="rounds of training, in place of the recipe's length")
+    parser.add_argument("--budget", metavar="TIME", help="training time, in place of the recipe's length")
+    parser.add_argument("--quick", action="store_true", help="about a minute that shows that it runs")
+
+
 _COMMANDS: Mapping[str, tuple[str, Callable[[Parser, list[str]], None]]] = {
     "data": ("show a source and its problems", _data),
     "models": ("list the models", _models),
@@ -258,8 +297,11 @@ _COMMANDS: Mapping[str, tuple[str, Callable[[Parser, list[str]], None]]] = {
     "reconstruct": ("through the latent and back", _run_source),
     "interpolate": ("walk between observations in latent space", _interpolate),
     "complete": ("fill in the rest of a text or a picture", _complete),
+    "compress": ("a text or observations into a file, without loss", _compress),
+    "decompress": ("what was compressed, as it was", _decompress),
     "evaluate": ("scores on held-out data", _evaluate),
     "compare": ("every family on the same data, in one report", _compare),
+    "reproduce": ("a whole run by its name, with the figure to expect", _reproduce),
 }
 
 

@@ -50,6 +50,31 @@ class Symbol:
 
 
 @dataclass(frozen=True)
+class Bit(Symbol):
+    """0 or 1: the output is the logit of 1, half the outputs of a softmax over two symbols."""
+
+    vocabulary: int = 2
+
+    @property
+    def outputs(self) -> int:
+        """P = 1."""
+        return 1
+
+    def log_prob(self, outputs: Float[Tensor, "*B 1"], s: Int[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+        """log p(s), nats."""
+        logit = outputs[..., 0]
+        return -F.binary_cross_entropy_with_logits(logit, s.to(logit.dtype), reduction="none")
+
+    def logits(self, outputs: Float[Tensor, "*B 1"]) -> Float[Tensor, "*B 2"]:
+        """Logits of 0 and 1."""
+        return torch.cat([torch.zeros_like(outputs), outputs], dim=-1)
+
+    def draw(self, outputs: Float[Tensor, "B 1"], *, generator: Generator, **how: Any) -> Int[Tensor, "B"]:
+        """One bit a row; ``how`` is what ``sharpen`` takes."""
+        return draw(self.logits(outputs), generator=generator, **how)
+
+
+@dataclass(frozen=True)
 class Level(Symbol):
     """One of V levels in order: the outputs are weights, places and widths of M discretised logistics."""
 

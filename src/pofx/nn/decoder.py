@@ -13,6 +13,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from pofx.nn.attention import Block, Transformer, attend, rotate
+from pofx.nn.memory import require_memory
 
 
 class Decoder:
@@ -27,6 +28,9 @@ class Decoder:
         batch: B.
         length: T.
         turn: angles of all T places, or None where queries and keys are not turned.
+
+    Raises:
+        Unusable: what is kept is larger than the memory that is free.
     """
 
     def __init__(self, trunk: Transformer, batch: int, length: int, turn: Float[Tensor, "2 T P"] | None = None) -> None:
@@ -35,7 +39,10 @@ class Decoder:
         adjoin = self.turn is not None and self.turn.is_complex()
         self.layers = [_Layer(cast(Block, block), adjoin=adjoin) for block in trunk.blocks]
         self.shape = batch, trunk.heads, trunk.width // trunk.heads
-        self.kept = weight.new_empty(len(self.layers), 2, batch, trunk.heads, length, self.shape[2])
+        size = len(self.layers), 2, batch, trunk.heads, length, self.shape[2]
+        what = f"keys and values of {batch} observations of {length} values"
+        require_memory(math.prod(size) * weight.element_size(), what, weight.device)
+        self.kept = weight.new_empty(size)
         self.used = 0
         self.room = _Room(self.layers[0], *self.shape, 1)
 

@@ -127,7 +127,7 @@ class GPT(Autoregressive):
         Raises:
             Unusable: there is no such layer.
         """
-        s = self._read(x)
+        s = self.read(x)
         stop = self.sequence.length
         depth = self.trunk.depth_of(layer)
         h = self.trunk(self._inputs(s, None, 0, stop), self._turn(0, stop), depth=depth)
