@@ -3,7 +3,7 @@
 import csv
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,8 +105,8 @@ def _columns(domain: Vectors) -> tuple[str, ...]:
 
 
 def text_of(x: Tensor, domain: Tokens) -> list[str]:
-    """The text of each row (N, T) of tokens, up to its end token."""
-    domain.check(x)
+    """The text of each row of tokens (N, L), of any length, up to its end token."""
+    replace(domain, length=x.shape[1]).check(x)
     decode = decoder(domain)
     return [decode(_until(row, domain.end)) for row in x.tolist()]
 

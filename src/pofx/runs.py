@@ -38,6 +38,7 @@ from pofx.errors import Unusable, in_brief, nearest
 from pofx.evaluate.evaluation import evaluate
 from pofx.evaluate.likelihood import Scored, per_observation
 from pofx.evaluate.score import Score
+from pofx.evaluate.windows import strided_score
 from pofx.files import read_json
 from pofx.protocols import Chains, Completes, Samples, capabilities
 from pofx.randomness import seeded_init
@@ -273,9 +274,12 @@ class Run:
         seconds: float | None = None,
         seed: int = 0,
         devices: int = 1,
+        stride: int | None = None,
         watch: Watcher | None = None,
     ) -> list[Score]:
         """Scores on a split, each with kind and unit; together they take at most ``seconds`` (the training time).
+
+        With a ``stride``, beyond that time, log p of the split as one long text, by windows that move on by so much.
 
         Several ``devices``, or the processes of ``torchrun``, share the rows to score and the samples to draw.
         """
@@ -284,11 +288,13 @@ class Run:
         watcher = watch or Watcher()
         given: dict[str, Any] = {"split": split, "seconds": limit, "seed": seed}
         if devices > 1:
-            return launched(_evaluated, devices, watcher, self.folder, device=self.device, **given)
+            return launched(_evaluated, devices, watcher, self.folder, device=self.device, stride=stride, **given)
         with joined("ddp", self.device) as world, use_threads(self.threads):
             said = watcher.said if world.leads else Watcher().said
-            model = self.model.to(world.device)
-            return evaluate(model, self.data, device=world.device, watch=said, world=world, **given)
+            model, long = self.model.to(world.device), []
+            if stride is not None and world.leads:
+                long = [strided_score(model, self.data, split=split, stride=stride, device=world.device)]
+            return long + evaluate(model, self.data, device=world.device, watch=said, world=world, **given)
 
     def score(
         self, x: Tensor, condition: Tensor | None = None, *, samples: int = 100, steps: int = 40, seed: int = 0

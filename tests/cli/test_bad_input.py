@@ -112,6 +112,8 @@ CASES = [
     ("sample {home}/run -n -4 -o {home}/x.npy", "-n must be at least 1, got -4"),
     ("sample {home}/run -o {home}/x.gif", "x.gif"),
     ("sample {home}/run -o {home}/x.npy --temperature 0.5", "no setting 'temperature'"),
+    ("sample {home}/run -o {home}/x.npy --length 9", "no setting 'length'"),
+    ("evaluate {home}/run --stride 9", "a stride is for models that score a text"),
     ("sample {home}/run -o {home}/x.npy --condition 3", "without a condition"),
     ("sample {home}/run -o /proc/x.npy", "cannot be written"),
     ("sample {home}/run --otput x.npy -o {home}/x.npy", "no flag --otput"),

@@ -149,11 +149,22 @@ def test_complete(home, tmp_path):
     texts = (tmp_path / "c.txt").read_text().split("\n---\n")
     assert len(texts) == 3
     assert all(text.startswith("times") for text in texts)
+    pofx("complete {home}/gpt-book times -n 2 --length 40 -o {out}/long.npy", home=home, out=tmp_path)
+    assert np.load(tmp_path / "long.npy").shape == (2, 40)
     pofx("complete {home}/gpt-photos {home}/photos -n 4 --keep 0.25 -o {out}/c.npy", home=home, out=tmp_path)
     real = load(home / "gpt-photos").data.test.rows()[0][:4]
     done = np.load(tmp_path / "c.npy")
     assert (done[:, :, :2] == real[:, :, :2].numpy()).all()
     assert (done[:, :, 2:] != real[:, :, 2:].numpy()).any()
+
+
+def test_text_longer_than_the_context(home, tmp_path):
+    pofx("sample {home}/gpt-book -n 2 --length 50 -o {out}/long.txt", home=home, out=tmp_path)
+    assert [len(text.removesuffix("\n")) for text in (tmp_path / "long.txt").read_text().split("\n---\n")] == [50, 50]
+    pofx("evaluate {home}/gpt-book --budget 1s --stride 4 --json {out}/e.json", home=home, out=tmp_path)
+    first = json.loads((tmp_path / "e.json").read_text())["scores"][0]
+    assert (first["metric"], first["kind"]) == ("log p(x), stride 4", "exact")
+    assert "at least 12 before it" in first["note"]
 
 
 def completed(home, tmp_path, source, flags):

@@ -262,7 +262,9 @@ def evaluate_command(options: argparse.Namespace) -> int:
     run = _run(options)
     limit = None if options.budget is None else seconds(options.budget)
     watch = Bar(quiet=options.quiet)
-    scores = run.evaluate(options.split, seconds=limit, seed=options.seed, devices=options.devices, watch=watch)
+    scores = run.evaluate(
+        options.split, seconds=limit, seed=options.seed, devices=options.devices, stride=options.stride, watch=watch
+    )
     if speaks():
         _print_scores(run, scores)
     _write_json(options, {"run": str(run.folder), "scores": [score.to_json() for score in scores]})

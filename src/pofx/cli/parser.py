@@ -201,12 +201,13 @@ def _sampler_flags(parser: Parser) -> None:
     group.add_argument("--temperature", type=float, help="below 1: likelier, above: more varied; 0: the likeliest")
     group.add_argument("--top-k", type=int, help="only the k likeliest symbols")
     group.add_argument("--top-p", type=float, help="only the likeliest symbols that hold this mass")
+    group.add_argument("--length", type=int, help="symbols of a text; may be more than the model sees at once")
     group.add_argument("--guidance", type=float, help="above 1: follow the condition more")
     group.add_argument("--steps", type=int, help="of the solver")
     group.add_argument("--method", help="of the solver: heun or euler")
 
 
-DRAWN_FLAGS = ("chunk", "temperature", "top_k", "top_p", "guidance", "steps", "method")
+DRAWN_FLAGS = ("chunk", "temperature", "top_k", "top_p", "length", "guidance", "steps", "method")
 
 
 def _run_source(parser: Parser, arguments: list[str]) -> None:
@@ -262,6 +263,7 @@ def _evaluate(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("--split", default="test", choices=("test", "validation", "train"))
     parser.add_argument("--budget", help="time for all scores (as long as training took)")
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="cores or GPUs that share the work (1)")
+    parser.add_argument("--stride", type=int, metavar="N", help="score a text as one, by windows that move on by N too")
 
 
 def _compare(parser: Parser, arguments: list[str]) -> None:

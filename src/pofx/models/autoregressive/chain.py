@@ -10,16 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Generator, Tensor, nn
 
 from pofx.conditions import Classes, Condition, expand, marginal, rows_for
 from pofx.distributions.conditional import Conditional, Level, Number, Symbol
-from pofx.domains import Domain, Images, Vectors
+from pofx.domains import Domain, Images, Tokens, Vectors
 from pofx.errors import Unusable
 from pofx.nn.sequence import NumberSequence, SymbolSequence, reading_mask
 from pofx.protocols import Loss
-from pofx.samplers.decoding import Choose, Outputs, Watch, decode
+from pofx.samplers.decoding import Choose, Outputs, Watch, decode, decode_on
 
 
 class Autoregressive(nn.Module, ABC):
@@ -134,6 +135,7 @@ class Autoregressive(nn.Module, ABC):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        length: int | None = None,
         cached: bool = True,
         watch: Watch | None = None,
     ) -> Tensor:
@@ -146,13 +148,17 @@ class Autoregressive(nn.Module, ABC):
             temperature: below 1 sharpens each value's distribution, 0 takes the likeliest.
             top_k: keep the k likeliest symbols.
             top_p: keep the fewest likeliest symbols that hold this much probability.
+            length: symbols of a text that has no end of its own, however long; see ``samplers.decoding.decode_on``.
             cached: keep what later values read again; without, the same samples, slowly.
             watch: sees the observations grow, ``watch(x, values)``.
+
+        Raises:
+            Unusable: settings that name no distribution, or a length of what has one.
         """
         c = rows_for(self.condition, condition, n, generator=generator)
         choose = self._draws(generator, temperature=temperature, top_k=top_k, top_p=top_p)
         order = None if self.orders is None else self._orders_drawn(torch.ones(len(self.orders), n), generator)
-        s = self.sequence.empty(n, generator.device)
+        s = self._of_length(length, self.sequence.empty(n, generator.device))
         return self._walk(s, None, c, choose, order, cached=cached, watch=watch)
 
     def completes(self, known: Tensor) -> bool:
@@ -175,9 +181,13 @@ class Autoregressive(nn.Module, ABC):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        length: int | None = None,
+        cached: bool = True,
         watch: Watch | None = None,
     ) -> Tensor:
         """Draws the rest from p(rest | known, c), exactly; without c, the class from p(c | known) first.
+
+        The settings are those of ``sample``; with a ``length``, x goes on to it, or ends there.
 
         Raises:
             Unusable: what is known does not come first in the order.
@@ -195,8 +205,9 @@ class Autoregressive(nn.Module, ABC):
         order = None
         if self.orders is not None:
             order = self._orders_drawn(self._log_p_of_each(s, c, mask).softmax(0), generator)
-        filled = self._walk(s, mask, c, choose, order, watch=watch)
-        return torch.where(known.to(x.device), x, filled)  # a number keeps its last digit
+        s, mask = self._of_length(length, s), self._of_length(length, mask)
+        filled = self._walk(s, mask, c, choose, order, cached=cached, watch=watch)
+        return filled if length is not None else torch.where(known.to(x.device), x, filled)  # numbers keep every digit
 
     @torch.no_grad()
     def walk(self, n: int, choose: Choose, condition: Tensor | None = None) -> Tensor:
@@ -259,8 +270,8 @@ class Autoregressive(nn.Module, ABC):
 
     def _walk(
         self,
-        s: Shaped[Tensor, "B T"],
-        known: Bool[Tensor, "B T"] | None,
+        s: Shaped[Tensor, "B L"],
+        known: Bool[Tensor, "B L"] | None,
         c: Tensor | None,
         choose: Choose,
         order: Int[Tensor, "B T"] | None,
@@ -269,14 +280,34 @@ class Autoregressive(nn.Module, ABC):
         watch: Watch | None = None,
     ) -> Tensor:
         known = torch.zeros_like(s, dtype=torch.bool) if known is None else known
-        outputs = self.stepper_in(order, len(s), c, cached=cached)
+
+        def stepper() -> Outputs:
+            return self.stepper_in(order, len(s), c, cached=cached)
 
         def write(read: Tensor) -> Tensor:
             return self.sequence.write(_put_back(read, order))
 
-        grows = None if watch is None else _canonical(watch, write)
-        s, known = _arranged(s, order), _arranged(known, order)
-        return write(decode(outputs, s, known, choose, end=self.sequence.end, watch=grows))
+        grows, length = None if watch is None else _canonical(watch, write), self.sequence.length
+        read, seen = _arranged(s, order), _arranged(known, order)
+        with torch.inference_mode():
+            if s.shape[1] > length:
+                filled = decode_on(stepper, read, seen, choose, length=length, watch=grows)
+            else:
+                filled = decode(stepper(), read, seen, choose, end=self.sequence.end, watch=grows)
+        return write(filled.clone())  # outside, so that a gradient may be taken given it
+
+    def _of_length(self, length: int | None, s: Shaped[Tensor, "B T"]) -> Shaped[Tensor, "B L"]:
+        """Cut, or with room for more."""
+        if length is None:
+            return s
+        if not isinstance(self.domain, Tokens) or self.domain.end is not None or self.orders is not None:
+            raise Unusable(
+                "a length is of text that goes on, read from left to right; records, pictures, tables and other orders "
+                "have their own: leave it out"
+            )
+        if length < 1:
+            raise Unusable(f"length must be at least 1, got {length}")
+        return F.pad(s, (0, length - s.shape[1]))
 
     def _class_given(self, s: Tensor, known: Tensor, generator: Generator) -> Tensor:
         """Classes (B,) from p(c | known), proportional to p(c) p(known | c)."""
