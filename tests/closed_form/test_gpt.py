@@ -91,6 +91,7 @@ ARCHITECTURES = [
     {"tie": True},
     {"zero_init": False},
     {"soft_cap": 1.5},
+    {"grams": 3, "gram_rows": 7},
     {"position": "learned", "norm": "layer", "qk_norm": False, "activation": "gelu-tanh", "bias": True, "tie": True},
 ]
 
@@ -153,6 +154,19 @@ def test_the_place_is_read(domain, position):
         model.start.copy_(model.symbols.weight[0])
     logits = model._logits(torch.zeros(1, 5).long(), None, 0, 2)[0].detach()
     assert torch.allclose(*logits) == (position == "rotary" and isinstance(domain, Tokens))
+
+
+def test_grams_are_looked_up_by_the_symbols_before():
+    """Row sum_i s_{t-i} PRIME^(i-1) mod rows; a symbol more, V, stands before the beginning."""
+    model = gpt(TOKENS, grams=3, gram_rows=11)
+    s, rows = torch.tensor([[2, 0, 1, 1]]), [3, 3, 3, 2, 0, 1]
+    read = model.grams(s, 0, 4)[0]
+    for t in range(4):
+        pair, triple = (sum(rows[t + 3 - i] * 1_000_003 ** (i - 1) for i in range(1, n + 1)) % 11 for n in (2, 3))
+        expected = torch.cat([model.grams.tables[0].weight[pair], model.grams.tables[1].weight[triple]])
+        torch.testing.assert_close(read[t], expected)
+    torch.testing.assert_close(model.grams(s, 2, 4)[0], read[2:])
+    assert not gpt(TOKENS, train=False, grams=3, zero_init=False).grams(s, 0, 4).any(), "nothing at first"
 
 
 def test_tied_vectors_are_one_parameter():
@@ -307,6 +321,9 @@ def test_refuses_bad_decoding(how):
         (TOKENS, {"heads": 0}, "at least 1"),
         (TOKENS, {"width": 9, "position": "learned"}, "multiple of heads"),
         (TOKENS, {"soft_cap": 0.0}, "above 0"),
+        (TOKENS, {"grams": 0}, "got grams 0"),
+        (TOKENS, {"grams": 4, "width": 8, "heads": 2}, "multiple of grams - 1"),
+        (TOKENS, {"grams": 2, "gram_rows": 0}, "gram_rows 0"),
     ],
 )
 def test_refuses_what_it_cannot_be(domain, size, words):

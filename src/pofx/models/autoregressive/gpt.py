@@ -12,6 +12,7 @@ from pofx.domains import Domain
 from pofx.errors import Unusable
 from pofx.models.autoregressive.advice import advice
 from pofx.models.autoregressive.embedding import at_places, embeddings, shrink, turn
+from pofx.models.autoregressive.grams import Grams
 from pofx.nn.attention import Activation, Architecture, Cache, Norm, Position, Transformer, rms_norm
 from pofx.nn.mlp import ConditionEmbedding
 from pofx.nn.sequence import SymbolSequence
@@ -42,6 +43,8 @@ class GPT(nn.Module):
         tie: symbols are read and predicted with the same vectors.
         zero_init: output projections start at zero, and so does the last layer where it is not tied.
         soft_cap: logits stay within it: cap tanh(logits / cap); none by default.
+        grams: what is read is besides each symbol the pair, the triple, ... of this many that it ends; 1 for none.
+        gram_rows: vectors of pairs, as many of triples, ...: those whose hashes are equal share one.
 
     Raises:
         Unusable: a domain it does not take, or sizes that do not fit each other.
@@ -63,6 +66,8 @@ class GPT(nn.Module):
         tie: bool = False,
         zero_init: bool = True,
         soft_cap: float | None = None,
+        grams: int = 1,
+        gram_rows: int = 4096,
     ) -> None:
         super().__init__()
         if soft_cap is not None and not soft_cap > 0:
@@ -75,6 +80,7 @@ class GPT(nn.Module):
         self.width, self.layers, self.heads = (b if a is None else a for a, b in zip(given, size))
         self.trunk = Transformer(self.width, self.layers, self.heads, pattern="causal", architecture=self.architecture)
         self.symbols, self.axes = embeddings(self.sequence, self.width, self.architecture)
+        self.grams = None if grams == 1 else Grams(self.sequence.vocabulary, self.width, grams, gram_rows)
         if condition is None:
             self.start = nn.Parameter(torch.randn(self.width))
         else:
@@ -194,10 +200,12 @@ class GPT(nn.Module):
         return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap)
 
     def _inputs(self, s: Tensor, c: Tensor | None, first: int, stop: int) -> Float[Tensor, "B T E"]:
-        """What positions ``first`` .. ``stop`` - 1 read: the symbol before, and in pictures the place predicted."""
+        """What positions ``first`` .. ``stop`` - 1 read: the symbols before, and in pictures the place predicted."""
         h = self.symbols(s[:, max(first - 1, 0) : stop - 1])
         if first == 0:
             h = torch.cat([self._start(c, len(s))[:, None], h], dim=1)
+        if self.grams is not None:
+            h = h + self.grams(s, first, stop)
         h = at_places(h, self.axes, self.sequence.places[first:stop])
         return rms_norm(h) if self.architecture.norm == "rms" else h
 
