@@ -40,9 +40,10 @@ class Grams(nn.Module):
                 f"got grams {longest}, gram_rows {rows} and width {width}; try --grams 3"
             )
         self.vocabulary, self.longest, self.rows = vocabulary, longest, rows
-        self.tables = nn.ModuleList(nn.Embedding(rows, width // (longest - 1)) for _ in range(longest - 1))
-        for table in self.tables:
+        tables = [nn.Embedding(rows, width // (longest - 1)) for _ in range(longest - 1)]
+        for table in tables:
             nn.init.zeros_(table.weight)
+        self.tables = nn.ModuleList(tables)
 
     def forward(self, s: Int[Tensor, "B T"], first: int, stop: int) -> Float[Tensor, "B P E"]:
         """Of what positions ``first`` .. ``stop`` - 1 have read: the symbols before them."""
