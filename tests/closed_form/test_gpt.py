@@ -27,7 +27,7 @@ TWO = Classes(("a", "b"), (0.3, 0.7))
 def gpt(domain, condition=None, *, train: bool = True, **size) -> GPT:
     """A tiny one, its weights away from zero and from what any symmetry would give."""
     with seeded_init(0):
-        model = GPT(domain, condition=condition, **{"width": 8, "layers": 2, "heads": 2, **size})
+        model = GPT(domain, condition=condition, **{"width": 8, "layers": 2, "heads": 2, "grams": 1, **size})
     if train:
         g = stream(1, "init")
         for p in model.parameters():

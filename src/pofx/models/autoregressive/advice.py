@@ -35,3 +35,10 @@ def advice(sequence: SymbolSequence) -> tuple[tuple[int, int, int], dict[str, An
     if sequence.length <= 256:
         return (64, 2, 2), _PICTURES | {"batch_size": 32}
     return (64, 3, 2), _PICTURES | {"batch_size": 8}
+
+
+def gram_length(sequence: SymbolSequence, width: int) -> int:
+    """The longest n-gram that is looked up: 5, or what shares the width, where symbols are characters or bytes."""
+    if not isinstance(sequence.domain, Tokens) or sequence.vocabulary > 257:
+        return 1
+    return next(n for n in (5, 3, 2) if width % (n - 1) == 0)

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from pofx.conditions import Classes, Condition, expand, marginal, rows_for
 from pofx.domains import Domain
 from pofx.errors import Unusable
-from pofx.models.autoregressive.advice import advice
+from pofx.models.autoregressive.advice import advice, gram_length
 from pofx.models.autoregressive.embedding import at_places, embeddings, shrink, turn
 from pofx.models.autoregressive.grams import Grams
 from pofx.nn.attention import Activation, Architecture, Cache, Norm, Position, Transformer, rms_norm
@@ -43,7 +43,8 @@ class GPT(nn.Module):
         tie: symbols are read and predicted with the same vectors.
         zero_init: output projections start at zero, and so does the last layer where it is not tied.
         soft_cap: logits stay within it: cap tanh(logits / cap); none by default.
-        grams: what is read is besides each symbol the pair, the triple, ... of this many that it ends; 1 for none.
+        grams: what is read is besides each symbol the pair, the triple, ... of this many that it ends; 1 for none. By
+            default 5 in texts of characters or bytes, none elsewhere.
         gram_rows: vectors of pairs, as many of triples, ...: those whose hashes are equal share one.
 
     Raises:
@@ -66,8 +67,8 @@ class GPT(nn.Module):
         tie: bool = False,
         zero_init: bool = True,
         soft_cap: float | None = None,
-        grams: int = 1,
-        gram_rows: int = 4096,
+        grams: int | None = None,
+        gram_rows: int = 3072,
     ) -> None:
         super().__init__()
         if soft_cap is not None and not soft_cap > 0:
@@ -80,7 +81,8 @@ class GPT(nn.Module):
         self.width, self.layers, self.heads = (b if a is None else a for a, b in zip(given, size))
         self.trunk = Transformer(self.width, self.layers, self.heads, pattern="causal", architecture=self.architecture)
         self.symbols, self.axes = embeddings(self.sequence, self.width, self.architecture)
-        self.grams = None if grams == 1 else Grams(self.sequence.vocabulary, self.width, grams, gram_rows)
+        longest = gram_length(self.sequence, self.width) if grams is None else grams
+        self.grams = None if longest == 1 else Grams(self.sequence.vocabulary, self.width, longest, gram_rows)
         if condition is None:
             self.start = nn.Parameter(torch.randn(self.width))
         else:
