@@ -56,4 +56,4 @@ def train(text: Tensor, vocabulary: int, recipe: Recipe, seed: int) -> tuple[GPT
 
 def nats(model: GPT) -> Callable[[Tensor], Tensor]:
     """As ``loss_over`` wants them: of all but the first symbol of each window."""
-    return lambda windows: -model._log_p(windows, None)[:, 1:]
+    return lambda windows: -model.conditionals(windows)[:, 1:]

@@ -18,12 +18,13 @@ _HOMES = {
     "compare": "pofx.comparing",
     "models": "pofx.models",
     "datasets": "pofx.data",
+    "recipes": "pofx.recipes",
 }
-__all__ = ["__version__", "compare", "datasets", "fit", "load", "models", "resume"]
+__all__ = ["__version__", "compare", "datasets", "fit", "load", "models", "recipes", "resume"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'pofx' has no attribute {name!r}")
     module = importlib.import_module(_HOMES[name])
-    return module if name in ("models", "datasets") else getattr(module, name)
+    return module if name in ("models", "datasets", "recipes") else getattr(module, name)

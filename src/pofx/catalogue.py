@@ -88,9 +88,9 @@ _TABLE: tuple[Entry, ...] = (
         "pofx.models.autoregressive.gpt:GPT",
         family="autoregressive",
         paper="Radford et al. 2018; Chen et al. 2020 (image GPT)",
-        summary="causal transformer over symbols or pixels, exact likelihood",
-        domains=("tokens", "images"),
-        tiny={"tokens": {**_TINY_TRUNK, "gram_rows": 7}, "images": _TINY_TRUNK},
+        summary="causal transformer over symbols, pixels or numbers, exact likelihood",
+        domains=("tokens", "images", "vectors"),
+        tiny={"tokens": {**_TINY_TRUNK, "gram_rows": 7}, "images": _TINY_TRUNK, "vectors": _TINY_TRUNK},
         flagship=True,
     ),
     Entry(
@@ -99,7 +99,7 @@ _TABLE: tuple[Entry, ...] = (
         family="autoregressive",
         paper="Radford et al. 2018",
         summary="gpt of 2 layers, 64 wide: for a first look",
-        domains=("tokens", "images"),
+        domains=("tokens", "images", "vectors"),
         arguments={"width": 64, "layers": 2, "heads": 2},
     ),
     Entry(
@@ -108,7 +108,7 @@ _TABLE: tuple[Entry, ...] = (
         family="autoregressive",
         paper="Radford et al. 2018",
         summary="gpt of 6 layers, 384 wide: for a GPU, or an evening",
-        domains=("tokens", "images"),
+        domains=("tokens", "images", "vectors"),
         arguments={"width": 384, "layers": 6, "heads": 6},
     ),
     Entry(

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
+from pofx.domains import tuples
 from pofx.errors import Unusable, nearest
 from pofx.randomness import rand
 
@@ -234,10 +235,5 @@ def condition_from_config(config: dict[str, Any] | None) -> Condition | None:
     kinds = {cls.kind: cls for cls in (Classes, VectorCondition, TextCondition, ImageCondition)}
     if config.get("kind") not in kinds:
         raise Unusable(f"a condition is one of {', '.join(kinds)}, got {config.get('kind')!r}; is this run whole?")
-    values = {key: _tuples(v) for key, v in config.items() if key != "kind"}
+    values = {key: tuples(v) for key, v in config.items() if key != "kind"}
     return kinds[config["kind"]](**values)
-
-
-def _tuples(value: Any) -> Any:
-    """Lists of JSON as the tuples they were."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

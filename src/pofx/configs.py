@@ -46,7 +46,7 @@ def fitting_arguments(path: str | Path, **given: Any) -> dict[str, Any]:
     """
     path = _file(path)
     written = _flattened(_read(path), path)
-    merged = _without_rivals(written, given) | given
+    merged = overlaid(written, given)
     _check(merged, path)
     return {name: tuple(value) if isinstance(value, list) else value for name, value in merged.items()}
 
@@ -110,18 +110,24 @@ def _flattened(written: Any, path: Path) -> dict[str, Any]:
         flat = dict(_mapping(written.get(group, {}), f"{path}: {group}")) | flat
     flat = {name: value for name, value in flat.items() if value is not None}
     if written.get("planned"):
-        flat = _without_rivals(flat, {"steps": None}) | {"steps": written["planned"]}
+        flat = overlaid(flat, {"steps": written["planned"]})
     source, origin = flat.get("source"), written.get("origin")
     if isinstance(source, str) and isinstance(origin, str) and lasting(source) != origin:
         flat["source"] = origin  # the path that was meant, where it is called from another folder
     return flat
 
 
-def _without_rivals(written: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """A number of steps replaces a budget, and a budget what was planned for another one."""
+def overlaid(written: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given on top of what is written.
+
+    A number of steps also replaces a budget, and a budget what was planned for another one.
+
+    >>> overlaid({"budget": "2m", "hidden": (8,)}, {"steps": 5})
+    {'hidden': (8,), 'steps': 5}
+    """
     rivals = {"steps": ("budget",), "budget": ("steps", "validation_rows")}
     replaced = [rival for name in given for rival in rivals.get(name, ())]
-    return {name: value for name, value in written.items() if name not in replaced}
+    return {name: value for name, value in written.items() if name not in replaced} | dict(given)
 
 
 def _check(flat: Mapping[str, Any], path: Path) -> None:

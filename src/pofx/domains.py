@@ -14,7 +14,7 @@ domain       canonical tensor                           log p(x) is
 """
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
@@ -37,7 +37,7 @@ class _Described:
     @classmethod
     def _from_config(cls, values: dict[str, Any]) -> Any:
         known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known})
+        return cls(**{k: tuples(v) for k, v in values.items() if k in known})
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,18 @@ class Images(_Described):
 
     >>> Images(1, 8, 8, levels=17).unit
     'bits/dim'
+
+    Args:
+        channels, height, width: of one picture.
+        levels: of each value.
+        palette: the colour of each level, RGB from 0 to 255, darkest first; none where levels are brightness.
     """
 
     channels: int
     height: int
     width: int
     levels: int | None = 256
+    palette: tuple[tuple[int, int, int], ...] = field(default=(), repr=False)
     kind: ClassVar[str] = "images"
     unit: ClassVar[str] = "bits/dim"
 
@@ -60,6 +66,13 @@ class Images(_Described):
             raise Unusable(f"a picture needs positive channels, height and width, got {self.shape}")
         if self.levels is not None and not 2 <= self.levels <= 65536:
             raise Unusable(f"a picture needs 2 to 65536 levels, got {self.levels}")
+        if self.palette and (self.channels, self.levels) != (1, len(self.palette)):
+            raise Unusable(
+                f"a palette needs one channel and a level for each of its {len(self.palette)} colours, got "
+                f"{self.channels} and {self.levels}"
+            )
+        if not all(len(colour) == 3 and all(0 <= value <= 255 for value in colour) for colour in self.palette):
+            raise Unusable(f"colours of a palette are three numbers of 0 to 255, got {self.palette[:3]}")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -88,6 +101,15 @@ class Images(_Described):
     def centre(self, x: Tensor) -> Float[Tensor, "..."]:
         """Levels to (-1, 1), each at the middle of the bin it owns: y = (2 x + 1) / levels - 1."""
         return x.float() if self.levels is None else (x * (2 / self.levels)).add_(1 / self.levels - 1)
+
+    def colours(self, x: Tensor) -> Float[Tensor, "..."]:
+        """What a person sees, in (-1, 1): ``centre``, or the palette's colours in 3 channels, in 1 if they are grey."""
+        if not self.palette:
+            return self.centre(x)
+        table = Images(3, 1, 1).centre(torch.tensor(self.palette, device=x.device))
+        if all(r == g == b for r, g, b in self.palette):
+            table = table[:, :1]
+        return table[x[..., 0, :, :].long()].movedim(-1, -3)
 
     def quantise(self, y: Tensor) -> Tensor:
         """The level whose bin holds y: the inverse of ``centre``, and of ``dequantise``."""
@@ -229,6 +251,11 @@ def require(name: str, domain: Domain, *allowed: type) -> None:
     if not isinstance(domain, allowed):
         takes = " or ".join(kind.kind for kind in allowed)  # type: ignore[attr-defined]
         raise Unusable(f"{name} takes {takes}, got {domain.kind}; 'pofx models' lists the models for each")
+
+
+def tuples(value: Any) -> Any:
+    """Lists of JSON as the tuples they were."""
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
 def _check_shape(domain: Domain, x: Tensor) -> Tensor:

@@ -120,6 +120,21 @@ class Scores(Protocol):
     def log_prob(self, x: Tensor, condition: Tensor | None = None) -> Tensor: ...
 
 
+class Chains(Protocol):
+    """Exact, one value after another in an order of the model's own: log p(x) = sum_t log p(x_t | x_<t).
+
+    ``read`` gives the values of x in that order, (B, T), and ``conditionals`` the terms, (B, T). ``walk`` builds n
+    observations whose values ``choose`` picks: it is told log p of every symbol (n, V) and the place t, and gives (n,)
+    symbols. What draws samples; what reads a code decompresses.
+    """
+
+    def read(self, x: Tensor) -> Tensor: ...
+
+    def conditionals(self, x: Tensor, condition: Tensor | None = None) -> Tensor: ...
+
+    def walk(self, n: int, choose: Callable[[Tensor, int], Tensor], condition: Tensor | None = None) -> Tensor: ...
+
+
 class PseudoScores(Protocol):
     """sum_t log p(x_t | all other values of x): (B,), nats per observation. A pseudo-likelihood: no law's own log p."""
 
@@ -199,8 +214,8 @@ class Watched(Protocol):
 
 
 CAPABILITIES: tuple[type, ...] = (
-    Adapts, Learns, Plays, Samples, Scores, PseudoScores, Bounds, Estimates, Encodes, Decodes, Represents, Completes,
-    Aligns, Transports, Watched,
+    Adapts, Learns, Plays, Samples, Scores, Chains, PseudoScores, Bounds, Estimates, Encodes, Decodes, Represents,
+    Completes, Aligns, Transports, Watched,
 )  # fmt: skip
 
 

@@ -53,7 +53,12 @@ def sheet(
 
 
 def _visible(x: Tensor, domain: Images) -> np.ndarray:
-    """Grey or RGB (N, H, W, 1 or 3), uint8: level 0 is black and the last white; a continuous picture, by its range."""
+    """Grey or RGB (N, H, W, 1 or 3), uint8: in the palette's colours, else level 0 is black and the last white.
+
+    A continuous picture is shown by its range.
+    """
+    if domain.palette:
+        return ((domain.colours(x.cpu()) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     x = x.cpu().double()
     low, high = (0.0, domain.levels - 1.0) if domain.levels else (float(x.min()), float(x.max())) if len(x) else (0, 1)
     shown = x[:, :3] if domain.channels >= 3 else x[:, :1]
@@ -91,7 +96,7 @@ def _columns(domain: Vectors) -> tuple[str, ...]:
 def text_of(x: Tensor, domain: Tokens) -> list[str]:
     """The text of each row (N, T) of tokens, up to its end token."""
     domain.check(x)
-    decode = _decoder(domain)
+    decode = decoder(domain)
     return [decode(_until(row, domain.end)) for row in x.tolist()]
 
 
@@ -99,7 +104,8 @@ def _until(row: list[int], end: int | None) -> list[int]:
     return row[: row.index(end)] if end in row else row
 
 
-def _decoder(domain: Tokens) -> Callable[[list[int]], str]:
+def decoder(domain: Tokens) -> Callable[[list[int]], str]:
+    """What turns a list of symbols, without an end, into their text."""
     if domain.encoding == "bytes":
         return lambda row: bytes(row).decode("utf-8", errors="replace")
     if domain.encoding == "bpe":
@@ -125,7 +131,8 @@ def tokens_of(text: str, domain: Tokens) -> Tensor:
         raise Unusable(
             f"the vocabulary has no {''.join(unknown)!r}; leave such characters out, or fit with encoding=bytes"
         )
-    return torch.tensor([domain.symbols.index(symbol) for symbol in text], dtype=torch.int64)
+    places = {symbol: place for place, symbol in enumerate(domain.symbols)}
+    return torch.tensor([places[symbol] for symbol in text], dtype=torch.int64)
 
 
 def _tokenizer(domain: Tokens) -> Any:
@@ -171,15 +178,19 @@ class Sampled:
         Raises:
             Unusable: a suffix that does not suit the domain, or a place that cannot be written.
         """
-        path = Path(path).expanduser()
-        writers = self._writers()
+        path = self.place(path)
+        write_whole(path, self._writers()[path.suffix.lower()])
+        return path
+
+    def place(self, path: str | Path) -> Path:
+        """Where ``save`` would write; a suffix that does not suit the domain, or a folder, is refused."""
+        path, writers = Path(path).expanduser(), self._writers()
         if path.suffix.lower() not in writers:
             raise Unusable(
                 f"{self.domain.kind} are saved as {' or '.join(writers)}, got {path.name!r}; use such a suffix"
             )
         if path.is_dir():
             raise Unusable(f"{path} is a folder; give the name of a file")
-        write_whole(path, writers[path.suffix.lower()])
         return path
 
     def _writers(self) -> dict[str, Callable[[Path], None]]:

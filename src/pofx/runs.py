@@ -28,17 +28,18 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 import pofx
 from pofx import data as sources
+from pofx import packed
 from pofx.catalogue import find
 from pofx.conditions import Condition, condition_from_config, expand
 from pofx.data.dataset import Data
 from pofx.data.request import is_local
-from pofx.domains import Domain, domain_from_config
+from pofx.domains import Domain, Tokens, domain_from_config
 from pofx.errors import Unusable, in_brief, nearest
 from pofx.evaluate.evaluation import evaluate
 from pofx.evaluate.likelihood import Scored, per_observation
 from pofx.evaluate.score import Score
 from pofx.files import read_json
-from pofx.protocols import Samples, capabilities
+from pofx.protocols import Chains, Samples, capabilities
 from pofx.randomness import seeded_init
 from pofx.rendering import Sampled
 from pofx.samplers.chunks import sample_many
@@ -251,6 +252,38 @@ class Run:
         rows = (self.domain.check(x), expand(self.condition, condition, len(x)))
         with use_threads(self.threads):
             return per_observation(self.model, rows, samples=samples, steps=steps, seed=seed, device=self.device)
+
+    @cached_property
+    def identity(self) -> bytes:
+        """8 bytes that another run, or this one trained further, does not share."""
+        parts = ("model", "arguments", "domain", "condition")
+        return packed.identity(self.model, {part: self.config[part] for part in parts})
+
+    def compress(self, x: Tensor | bytes, condition: Tensor | str | None = None) -> bytes:
+        """A text's bytes, or canonical rows and their classes, in about -log2 p(x|c) - log2 p(c) bits; lossless.
+
+        Args:
+            x: (N, ...) observations, or what a text file holds.
+            condition: (N,) classes, one for all, or the name of one; none for a model that is not given any.
+
+        Raises:
+            Unusable: the model has no exact probabilities of symbols, or the text has characters it does not know.
+        """
+        self.require(Chains, "compress")
+        content = packed.content_of(x, self.rows(condition), self.domain, self.condition)
+        return packed.pack(self.model, content, run=self.identity, threads=self.threads)
+
+    def decompress(self, data: bytes, *, named: str = "the code") -> Sampled | bytes:
+        """The inverse of ``compress``: a text's bytes, or the rows with their classes.
+
+        Raises:
+            Unusable: the data are spoilt, or were compressed by another run or on another kind of machine.
+        """
+        self.require(Chains, "decompress")
+        content = packed.unpack(self.model, data, run=self.identity, named=named)
+        if content.text and isinstance(self.domain, Tokens):
+            return packed.text_of_message(content.message, self.domain)
+        return Sampled(content.message.x, self.domain, content.message.classes)
 
     def rows(self, condition: Tensor | str | None) -> Tensor | None:
         """Condition rows from what a person says."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from pofx.catalogue import entries
 from pofx.protocols import (
     Bounds,
+    Chains,
     Completes,
     Encodes,
     Estimates,
@@ -23,7 +24,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def table():
     """The table of models, as the README must have it."""
     lines = ["| model | family | data | likelihood | also | paper |", "|---|---|---|---|---|---|"]
-    also = {Samples: "sample", Encodes: "encode", Completes: "complete", Represents: "features"}
+    also = {Samples: "sample", Encodes: "encode", Completes: "complete", Represents: "features", Chains: "compress"}
     for entry in entries().values():
         able = capabilities(entry.load())
         words = {Scores: "exact", Bounds: "bound", Estimates: "estimate", PseudoScores: "pseudo"}

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from pofx.conditions import Classes, TextCondition, VectorCondition
+from pofx.distributions.conditional import sharpen
 from pofx.domains import Images, Tokens, Vectors
 from pofx.errors import Unusable
 from pofx.models.autoregressive.gpt import GPT
 from pofx.nn.attention import rms_norm
 from pofx.randomness import seeded_init, stream
-from pofx.samplers.decoding import sharpen
 
 TOKENS = Tokens(3, 4)
 RECORDS = Tokens(3, 4, end=1)
@@ -116,7 +116,7 @@ def test_architectures_read_no_later_symbol(domain, architecture):
     model = gpt(domain, **architecture)
     h = torch.randn(1, 4, 8, generator=stream(0, "data")).double().requires_grad_()
     model._inputs = lambda *_: h
-    logits = model._logits(torch.zeros(1, 4).long(), None, 0, 4)
+    logits = model._outputs(torch.zeros(1, 4).long(), None, 0, 4)
     for t in range(4):
         (g,) = torch.autograd.grad(logits[0, t].square().sum(), h, retain_graph=True)
         assert (g[0].abs().sum(1) > 0).tolist() == [i <= t for i in range(4)]
@@ -141,8 +141,8 @@ def test_starts_uniform_where_the_last_layer_starts_at_zero():
 def test_soft_cap_bounds_the_logits():
     """cap tanh(logits / cap)."""
     s = torch.tensor([[0, 1, 2, 0]])
-    logits = gpt(TOKENS)._logits(s, None, 0, 4)
-    torch.testing.assert_close(gpt(TOKENS, soft_cap=0.7)._logits(s, None, 0, 4), 0.7 * torch.tanh(logits / 0.7))
+    logits = gpt(TOKENS)._outputs(s, None, 0, 4)
+    torch.testing.assert_close(gpt(TOKENS, soft_cap=0.7)._outputs(s, None, 0, 4), 0.7 * torch.tanh(logits / 0.7))
 
 
 @pytest.mark.parametrize("position", ["rotary", "learned"])
@@ -151,8 +151,8 @@ def test_the_place_is_read(domain, position):
     """The first two symbols read are equal, the place alone tells their predictions apart."""
     model = gpt(domain, position=position, layers=1, width=32)
     with torch.no_grad():
-        model.start.copy_(model.symbols.weight[0])
-    logits = model._logits(torch.zeros(1, 5).long(), None, 0, 2)[0].detach()
+        model.start.copy_(model.values.weight[0])
+    logits = model._outputs(torch.zeros(1, 5).long(), None, 0, 2)[0].detach()
     assert torch.allclose(*logits) == (position == "rotary" and isinstance(domain, Tokens))
 
 
@@ -174,8 +174,8 @@ def test_tied_vectors_are_one_parameter():
     assert {*free.state_dict()} - {*tied.state_dict()} == {"head.weight"}
     h = torch.randn(1, 4, 8, generator=stream(0, "data")).double()
     tied.trunk.forward = lambda *_, **__: h
-    expected = torch.nn.functional.rms_norm(h, (8,)) @ tied.symbols.weight.T
-    torch.testing.assert_close(tied._logits(torch.zeros(1, 4).long(), None, 0, 4), expected)
+    expected = torch.nn.functional.rms_norm(h, (8,)) @ tied.values.weight.T
+    torch.testing.assert_close(tied._outputs(torch.zeros(1, 4).long(), None, 0, 4), expected)
 
 
 def test_learns_a_known_distribution():
@@ -297,7 +297,7 @@ def test_sharpened_distributions():
 def test_greedy_takes_the_likeliest_symbol():
     model, s = gpt(TOKENS), torch.zeros(1, 4).long()
     for t in range(4):
-        s[:, t] = model._logits(s, None, 0, t + 1)[:, -1].argmax(-1)
+        s[:, t] = model._outputs(s, None, 0, t + 1)[:, -1].argmax(-1)
     draws = model.sample(5, generator=stream(0, "eval"), temperature=0.0)
     assert torch.equal(draws, s.expand(5, -1))
 
@@ -314,7 +314,8 @@ def test_refuses_bad_decoding(how):
 @pytest.mark.parametrize(
     ("domain", "size", "words"),
     [
-        (Vectors(2), {}, "gpt takes tokens or images"),
+        (TOKENS, {"mixtures": 3}, "mixtures are of numbers"),
+        (PICTURES, {"mixtures": 0}, "mixtures must be at least 1"),
         (Images(1, 2, 2, levels=None), {}, "integer levels"),
         (TOKENS, {"width": 9}, "multiple of 2"),
         (TOKENS, {"layers": 0}, "at least 1"),
@@ -324,6 +325,9 @@ def test_refuses_bad_decoding(how):
         (TOKENS, {"grams": 0}, "got grams 0"),
         (TOKENS, {"grams": 4, "width": 8, "heads": 2}, "multiple of grams - 1"),
         (TOKENS, {"grams": 2, "gram_rows": 0}, "gram_rows 0"),
+        (Vectors(2), {"tie": True}, "tie is of symbols"),
+        (PICTURES, {"tie": True, "mixtures": 2}, "tie is of symbols"),
+        (Vectors(2), {"grams": 2}, "grams are of symbols"),
     ],
 )
 def test_refuses_what_it_cannot_be(domain, size, words):

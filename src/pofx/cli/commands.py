@@ -16,7 +16,7 @@ from pofx import data as sources
 from pofx.cli.bar import Bar, page
 from pofx.cli.parser import SAMPLER_FLAGS, SOURCE_FLAGS
 from pofx.data.maps import partly_read
-from pofx.domains import Images, Tokens
+from pofx.domains import Domain, Images, Tokens
 from pofx.errors import Unusable
 from pofx.evaluate.score import Score
 from pofx.files import write_json, write_text, write_whole
@@ -224,6 +224,33 @@ def complete_command(options: argparse.Namespace) -> int:
     return 0
 
 
+def compress_command(options: argparse.Namespace) -> int:
+    """A text or observations into a file, without loss, as small as the model says they can be."""
+    from pofx.cli.compressing import compress_and_tell
+
+    told = compress_and_tell(_run(options), options, _observations)
+    say = _printer(options)
+    say(
+        f"{told['observations']:,} observations, {told['values']:,} values, {told['bytes']:,} bytes, "
+        f"{told['bits_per_value']:.4f} {told['unit']}, {told['seconds']:.1f} s: {told['output']}"
+    )
+    if told["excess_percent"] is not None:
+        say(f"  -log2 p says {told['information_bytes']:,.0f} bytes: {told['excess_percent']:.2f}% more on the disk")
+    _write_json(options, told)
+    return 0
+
+
+def decompress_command(options: argparse.Namespace) -> int:
+    """What was compressed, as it was."""
+    from pofx.cli.compressing import decompress_and_tell
+
+    told = decompress_and_tell(_run(options), options)
+    much = f"{told['observations']:,} observations" if "observations" in told else f"{told['text_bytes']:,} bytes"
+    _printer(options)(f"{much}: {told['output']}")
+    _write_json(options, told)
+    return 0
+
+
 def evaluate_command(options: argparse.Namespace) -> int:
     """Held-out scores, each with its kind, unit and number of observations."""
     from pofx.train.settings import seconds
@@ -243,6 +270,13 @@ def compare_command(options: argparse.Namespace) -> int:
     from pofx.cli.comparing import compare_and_show
 
     return compare_and_show(options)
+
+
+def reproduce_command(options: argparse.Namespace) -> int:
+    """A whole run by its name, or the names."""
+    from pofx.cli.reproducing import reproduce_and_show
+
+    return reproduce_and_show(options)
 
 
 def fit_arguments(options: argparse.Namespace) -> dict[str, Any]:
@@ -280,11 +314,7 @@ def _observations(run: Run, options: argparse.Namespace) -> tuple[Tensor, Tensor
         if runs.lasting(options.source) == run.config["origin"]
         else sources.load(options.source, seed=run.config["seed"], **wanted)
     )
-    if data.domain != run.domain:
-        raise Unusable(
-            f"{options.source} is {_described(data.domain)}, but {run.folder} was fitted on {_described(run.domain)}; "
-            "give data of the same kind"
-        )
+    _require_domain(run, options.source, data.domain)
     if data.condition is not None and data.condition != run.condition:
         raise Unusable(
             f"{options.source} has other conditions than {run.folder} was fitted with; give data of the same"
@@ -323,10 +353,19 @@ def _prompt(run: Run, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
         if runs.lasting(options.input) == run.config["origin"]
         else sources.load(options.input, seed=run.config["seed"])
     )
-    x = run.domain.check(data.test.rows()[0][: options.n])
+    _require_domain(run, options.input, data.domain)
+    x = data.test.rows()[0][: options.n]
     known = torch.zeros(run.domain.shape, dtype=torch.bool)
     known[..., : round(options.keep * run.domain.shape[-2]), :] = True
     return x, known
+
+
+def _require_domain(run: Run, source: str, domain: Domain) -> None:
+    if domain != run.domain:
+        raise Unusable(
+            f"{source} is {_described(domain)}, but {run.folder} was fitted on {_described(run.domain)}; "
+            "give data of the same kind"
+        )
 
 
 def _require_method(run: Run, name: str) -> None:
@@ -336,7 +375,8 @@ def _require_method(run: Run, name: str) -> None:
 
 def _described(domain: Any) -> str:
     if isinstance(domain, Images):
-        return f"pictures of {domain.channels} x {domain.height} x {domain.width}, {domain.levels} levels"
+        values = f"{domain.levels} colours of its own palette" if domain.palette else f"{domain.levels} levels"
+        return f"pictures of {domain.channels} x {domain.height} x {domain.width}, {values}"
     if isinstance(domain, Tokens):
         return f"texts of {domain.length} symbols from {domain.vocabulary}"
     return f"vectors of {domain.dim} numbers"

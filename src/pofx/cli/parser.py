@@ -226,6 +226,24 @@ def _complete(parser: Parser, arguments: list[str]) -> None:
     _sampler_flags(parser)
 
 
+def _compress(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("source", metavar="SOURCE", help="a text file, compressed whole, or a source of observations")
+    parser.add_argument("-o", dest="output", required=True, metavar="FILE", help=".pofx")
+    parser.add_argument(
+        "--split", choices=("train", "validation", "test", "all"), help="of a source that is no text file (test)"
+    )
+    _source_flags(parser)
+
+
+def _decompress(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("file", metavar="FILE", help=".pofx, compressed by the run")
+    parser.add_argument(
+        "-o", dest="output", required=True, metavar="OUT", help="the text file; else .npy, .png, .txt or .csv"
+    )
+
+
 def _evaluate(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("--split", default="test", choices=("test", "validation", "train"))
@@ -243,6 +261,14 @@ def _compare(parser: Parser, arguments: list[str]) -> None:
     _source_flags(parser)
 
 
+def _reproduce(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("recipe", metavar="NAME", nargs="?", help="of a recipe; without one, all are listed")
+    parser.add_argument("--out", metavar="RUN", help="the run folder (runs/MODEL-SOURCE, then -2, ...)")
+    parser.add_argument("--steps", type=int, metavar="N", help="rounds of training, in place of the recipe's length")
+    parser.add_argument("--budget", metavar="TIME", help="training time, in place of the recipe's length")
+    parser.add_argument("--quick", action="store_true", help="about a minute that shows that it runs")
+
+
 _COMMANDS: Mapping[str, tuple[str, Callable[[Parser, list[str]], None]]] = {
     "data": ("show a source and its problems", _data),
     "models": ("list the models", _models),
@@ -256,8 +282,11 @@ _COMMANDS: Mapping[str, tuple[str, Callable[[Parser, list[str]], None]]] = {
     "reconstruct": ("through the latent and back", _run_source),
     "interpolate": ("walk between observations in latent space", _interpolate),
     "complete": ("fill in the rest of a text or a picture", _complete),
+    "compress": ("a text or observations into a file, without loss", _compress),
+    "decompress": ("what was compressed, as it was", _decompress),
     "evaluate": ("scores on held-out data", _evaluate),
     "compare": ("every family on the same data, in one report", _compare),
+    "reproduce": ("a whole run by its name, with the figure to expect", _reproduce),
 }
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pofx.data.dataset import Data
 from pofx.data.pictures import as_pictures
-from pofx.data.request import Options, Request
+from pofx.data.request import Request
 from pofx.data.rows import Labels, Observations, split_rows
 from pofx.domains import Domain, Images, Vectors
 from pofx.errors import Unusable
@@ -31,6 +31,7 @@ def read_arrays(request: Request) -> Data:
         reason = "it holds Python objects" if "pickle" in str(error) else "it is broken or of another format"
         raise Unusable(f"{request.place} cannot be read as numpy arrays: {reason}; save it again with numpy") from None
     if as_tokens:
+        _refuse_picture_options(request, "tokens")
         from pofx.data.streams import read_tokens
 
         return read_tokens(arrays["x"], request)
@@ -107,7 +108,7 @@ def _observations(x: np.ndarray, request: Request) -> tuple[Domain, Tensor]:
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         x = _finite(x, request)
     if x.ndim == 2:
-        _refuse_picture_options(request.options, request)
+        _refuse_picture_options(request, "vectors")
         return Vectors(x.shape[1]), torch.from_numpy(x.astype(np.float32))
     if x.ndim == 3:
         x = x[:, None]
@@ -127,18 +128,18 @@ def _finite(x: np.ndarray, request: Request) -> np.ndarray:
     return np.where(np.isfinite(x), x, 0)
 
 
-def _refuse_picture_options(options: Options, request: Request) -> None:
-    for name in ("size", "levels", "binary"):
-        if name in options.given():
-            raise Unusable(f"{request.place} holds vectors, and {name} is for pictures; leave it out")
+def _refuse_picture_options(request: Request, what: str) -> None:
+    for name in ("size", "levels", "palette", "binary"):
+        if name in request.options.given():
+            raise Unusable(f"{request.place} holds {what}, and {name} is for pictures; leave it out")
 
 
 def _pictures(x: np.ndarray, request: Request) -> tuple[Images, Tensor]:
-    """Integers are levels; floats are continuous pictures, or, with levels=K, K equal bins of [0, 1]."""
+    """Integers are levels; floats are continuous pictures, or equal bins of [0, 1]: levels=K, or 256 for a palette."""
     options = request.options
     if x.dtype.kind == "f":
-        if options.levels is not None:
-            return _levels_of_unit(x, options.levels, request)
+        if options.levels is not None or options.palette is not None:
+            return _levels_of_unit(x, options.levels or 256, request)
         if options.size or options.binary:
             raise Unusable(f"{request.place} holds floats; give levels=256 (of [0, 1]) to treat them as pictures")
         channels, height, width = x.shape[1:]
@@ -152,7 +153,7 @@ def _pictures(x: np.ndarray, request: Request) -> tuple[Images, Tensor]:
 def _levels_of_unit(x: np.ndarray, levels: int, request: Request) -> tuple[Images, Tensor]:
     low, high = float(x.min()), float(x.max())
     if low < 0 or high > 1:
-        raise Unusable(f"{request.place}: levels={levels} needs floats in [0, 1], got {low:g} to {high:g}; scale them")
+        raise Unusable(f"{request.place}: {levels} levels need floats in [0, 1], got {low:g} to {high:g}; scale them")
     x = np.minimum(x * levels, levels - 1).astype(np.int32)
     return as_pictures(torch.from_numpy(x), levels, request.options)
 

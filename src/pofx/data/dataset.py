@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from pofx.conditions import Condition
-from pofx.domains import Domain
+from pofx.domains import Domain, Images
 from pofx.randomness import rand
 
 Batch = tuple[Tensor, Tensor | None]
@@ -194,6 +194,8 @@ class Data:
     def fingerprint(self) -> str:
         """A hash of every observation of every split: equal data, equal fingerprint."""
         digest = hashlib.sha256(repr(self.domain).encode())
+        if isinstance(self.domain, Images):
+            digest.update(bytes(value for colour in self.domain.palette for value in colour))
         for part in (self.train, self.validation, self.test):
             part.feed(digest)
         return digest.hexdigest()[:16]

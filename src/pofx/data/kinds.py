@@ -11,11 +11,12 @@ from torch import Tensor
 
 from pofx.data.dataset import Batch, Rows
 from pofx.data.decoded import pixels_of
+from pofx.data.palettes import LOOKED_AT, Painter, learn
 from pofx.data.pictures import as_pictures
 from pofx.data.request import Request
 from pofx.data.streamed import Example, Examples
 from pofx.data.text import LENGTH, UNKNOWN, Coder, learn_coder
-from pofx.domains import Domain, Vectors
+from pofx.domains import Domain, Images, Vectors
 from pofx.errors import Unusable
 
 
@@ -26,6 +27,7 @@ class Pictures:
     column: str
     request: Request
     channels: int = 3
+    painter: Painter | None = None
 
     @property
     def _side(self) -> int:
@@ -43,14 +45,17 @@ class Pictures:
         return example[self.column] is not None
 
     def learnt(self, head: Sequence[Example]) -> "Pictures":
-        """Grey, if every picture of the head is."""
+        """Grey, if every picture of the head is; and the palette, where one is asked for, of its first pictures."""
         grey = all((rgb == rgb[..., :1]).all() for rgb in map(self._pixels, head))
-        return replace(self, channels=1 if grey else 3)
+        plain = replace(self, channels=1 if grey else 3)
+        if self.request.options.palette is None or not head:
+            return plain
+        domain, first = plain._canonical(head[:LOOKED_AT])
+        return replace(plain, painter=learn(domain, [first], self.request, f"the first {len(first):,} pictures"))
 
     def domain(self) -> Domain:
         """Of the observations."""
-        empty = torch.empty(0, self.channels, self._side, self._side, dtype=torch.uint8)
-        return as_pictures(empty, 256, self.request.options)[0]
+        return self._canonical([])[0] if self.painter is None else self.painter.domain
 
     def rows(self, examples: Examples, n: int, rest: Tensor) -> tuple[list[Example], Tensor]:
         """The next n examples."""
@@ -58,10 +63,15 @@ class Pictures:
 
     def x(self, rows: Sequence[Example]) -> Tensor:
         """Canonical pictures."""
+        x = self._canonical(rows)[1]
+        return x if self.painter is None else self.painter(x)
+
+    def _canonical(self, rows: Sequence[Example]) -> tuple[Images, Tensor]:
+        """Before they are painted."""
         pixels = np.empty((len(rows), self.channels, self._side, self._side), dtype=np.uint8)
         for place, row in zip(pixels, rows):
             place[:] = self._coloured(self._pixels(row)).transpose(2, 0, 1)
-        return as_pictures(torch.from_numpy(pixels), 256, self.request.options)[1]
+        return as_pictures(torch.from_numpy(pixels), 256, self.request.options)
 
     def _coloured(self, rgb: np.ndarray) -> np.ndarray:
         from PIL import Image

@@ -10,6 +10,7 @@ from torch import Tensor
 from pofx.conditions import Classes, Condition, TextCondition, VectorCondition
 from pofx.data.dataset import Binarised, Data, Part, Rows
 from pofx.data.maps import Mapped, Store, partly_read
+from pofx.data.palettes import painted
 from pofx.data.request import Findings, Request
 from pofx.domains import Domain, Images, Vectors
 from pofx.errors import Unusable, nearest
@@ -83,6 +84,8 @@ def split_rows(found: Observations, request: Request) -> Data:
     full = index["train"]
     index["train"] = full[: request.options.limit]
 
+    domain, x = painted(found.domain, found.x, full, request)
+    found = replace(found, domain=domain, x=x)
     condition, c = _condition(found, request, full, index)
     findings.classes.update(_class_counts(found, index["train"]))
     _check_duplicates(found.x, index, findings)

@@ -12,7 +12,7 @@ from pofx.data.request import Findings, Request, merge, parse
 from pofx.domains import Domain, Images
 from pofx.errors import Unusable, nearest
 
-_PICTURES = ("size", "levels", "binary", "limit")
+_PICTURES = ("size", "levels", "palette", "binary", "limit")
 _TEXT = ("length", "encoding", "vocabulary", "records", "limit", "mapped")
 _TABLE = ("drop", "limit")
 FORCE, STREAM = "name:", "hf:"
@@ -52,11 +52,11 @@ _NAMED: dict[str, _Source] = {
 _PICTURE_FOLDER = _Source("a folder of pictures", "pictures:read_folder", (*_PICTURES, "skip_unreadable", "mapped"))
 _TEXT_FOLDER = _Source("a folder of texts", "text:read_text_folder", _TEXT)
 _TEXT_FILE = _Source("a text", "text:read_text", _TEXT)
-_SHARDS = _Source("tar shards of pictures", "shards:read_shards", ("size", "levels", "limit"))
+_SHARDS = _Source("tar shards of pictures", "shards:read_shards", ("size", "levels", "palette", "limit"))
 _STREAMED = _Source(
     "a streamed set",
     "hub:read_hub",
-    ("size", "levels", "length", "encoding", "vocabulary", "drop", "column", "config", "revision"),
+    ("size", "levels", "palette", "length", "encoding", "vocabulary", "drop", "column", "config", "revision"),
 )
 _BY_SUFFIX: dict[str, _Source] = {
     ".npy": _Source("an array", "arrays:read_arrays", (*_PICTURES, "length")),

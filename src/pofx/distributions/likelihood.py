@@ -128,11 +128,13 @@ def likelihood(
 ) -> Likelihood:
     """The likelihood of a domain: Bernoulli for 2 levels, discretised logistics for more, else a normal.
 
+    Colours of a palette are told apart by a categorical: neighbouring levels are near in brightness alone.
+
     Raises:
         Unusable: the kind does not fit the domain.
     """
     levels = domain.levels if isinstance(domain, Images) else None
-    suits = _suits(levels)
+    suits = _suits(levels, isinstance(domain, Images) and bool(domain.palette))
     kind = suits[0] if kind == "auto" else kind
     if kind not in suits:
         what = f"pictures of {levels} levels" if levels else "continuous values"
@@ -142,11 +144,13 @@ def likelihood(
     return Likelihood(domain, kind, mixtures, standardise)
 
 
-def _suits(levels: int | None) -> tuple[Kind, ...]:
+def _suits(levels: int | None, palette: bool) -> tuple[Kind, ...]:
     """The kinds that fit, the default first."""
     if levels is None:
         return ("normal",)
-    return ("bernoulli", "categorical", "logistic") if levels == 2 else ("logistic", "categorical")
+    if levels == 2:
+        return "bernoulli", "categorical", "logistic"
+    return ("categorical", "logistic") if palette else ("logistic", "categorical")
 
 
 def _above(raw: Tensor, lowest: float) -> Tensor:

@@ -187,7 +187,8 @@ class _Pictures(nn.Module):
     def __init__(self, domain: Images, classes: int) -> None:
         super().__init__()
         self.domain = domain
-        side, width, inputs = max(domain.height, domain.width), 24, domain.channels
+        blank = domain.colours(torch.zeros(1, *domain.shape))
+        side, width, inputs = max(domain.height, domain.width), 24, blank.shape[1]
         layers: list[nn.Module] = []
         while side > 8:
             layers += [nn.Conv2d(inputs, width, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
@@ -198,7 +199,7 @@ class _Pictures(nn.Module):
         layers += [nn.MaxPool2d(2, ceil_mode=True), nn.Flatten()]
         self.trunk = nn.Sequential(*layers)
         with torch.no_grad():
-            flat = self.trunk.eval()(torch.zeros(1, *domain.shape)).shape[1]
+            flat = self.trunk.eval()(blank).shape[1]
         self.head = nn.Sequential(nn.Linear(flat, 128), nn.ReLU(), nn.Linear(128, classes))
 
     def shifted(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -210,7 +211,7 @@ class _Pictures(nn.Module):
         return padded[:, :, dy : dy + h, dx : dx + w]
 
     def forward(self, x: Tensor) -> Float[Tensor, "B K"]:
-        return self.head(self.trunk(self.domain.centre(x)))
+        return self.head(self.trunk(self.domain.colours(x)))
 
 
 class _Numbers(nn.Module):

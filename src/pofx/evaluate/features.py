@@ -101,9 +101,9 @@ def _other(data: Data) -> FeatureMap:
 
 
 def _unit(domain: Domain, x: Tensor) -> Tensor:
-    """Levels to (-1, 1); a continuous picture as it is."""
+    """Levels or colours to (-1, 1); a continuous picture as it is."""
     assert isinstance(domain, Images)
-    return domain.centre(x)
+    return domain.colours(x)
 
 
 def _shrunk(y: Tensor, size: int) -> Tensor:

@@ -207,7 +207,8 @@ class Transformer(nn.Module):
         width: E.
         layers: number of blocks.
         heads: N; E / N must be even where positions are rotary.
-        pattern: "causal": a position sees itself and those before; "full": all of them.
+        pattern: "causal": a position sees itself and those before; "full": all of them, as an encoder does, and a
+            masked language model, which hides what is to be predicted in its inputs.
         architecture: of the blocks.
 
     Raises:

@@ -36,7 +36,7 @@ def tiles(x: Tensor, domain: Images, *, columns: int) -> str:
     """Pictures (N, C, H, W) in a grid, as the address of an embedded PNG; what lies between tiles is transparent."""
     from PIL import Image
 
-    rgb = ((domain.centre(x.cpu()) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)[:, :3]
+    rgb = ((domain.colours(x.cpu()) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)[:, :3]
     rgb = rgb if rgb.shape[1] == 3 else rgb[:, :1].expand(-1, 3, -1, -1)
     rgba = torch.cat([rgb, torch.full_like(rgb[:, :1], 255)], dim=1)
     gap, (h, w) = max(1, domain.width // 16), (domain.height, domain.width)
@@ -51,12 +51,12 @@ def tiles(x: Tensor, domain: Images, *, columns: int) -> str:
 
 
 def nearest(x: Tensor, train: Tensor, domain: Images) -> Tensor:
-    """The training picture nearest to each of x, by Euclidean distance of their levels."""
-    flat = domain.centre(x.cpu()).flatten(1)
+    """The training picture nearest to each of x, by Euclidean distance of their levels, or colours."""
+    flat = domain.colours(x.cpu()).flatten(1)
     best = torch.full((len(x),), math.inf)
     index = torch.zeros(len(x), dtype=torch.int64)
     for start in range(0, len(train), 4096):
-        distance, at = torch.cdist(flat, domain.centre(train[start : start + 4096].cpu()).flatten(1)).min(1)
+        distance, at = torch.cdist(flat, domain.colours(train[start : start + 4096].cpu()).flatten(1)).min(1)
         index = torch.where(distance < best, at + start, index)
         best = torch.minimum(distance, best)
     return train.cpu()[index]

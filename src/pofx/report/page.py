@@ -228,7 +228,7 @@ def _line(row: Row, s: Any, domain: Domain) -> dict[str, str]:
 def _facts(subject: Subject) -> list[tuple[str, str]]:
     data, domain = subject.data, subject.data.domain
     shape = {
-        "images": lambda d: f"{d.height} × {d.width} pixels, {_channels(d)}, {d.levels or 'continuous'} levels",
+        "images": lambda d: f"{d.height} × {d.width} pixels, {_channels(d)}",
         "tokens": lambda d: f"{d.length} symbols of {d.vocabulary}",
         "vectors": lambda d: f"{d.dim} real numbers",
     }[domain.kind](domain)
@@ -245,7 +245,10 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
 
 
 def _channels(domain: Images) -> str:
-    return {1: "grey", 3: "colour"}.get(domain.channels, f"{domain.channels} channels")
+    if domain.palette:
+        return f"a palette of {domain.levels} colours"
+    channels = {1: "grey", 3: "colour"}.get(domain.channels, f"{domain.channels} channels")
+    return f"{channels}, {domain.levels or 'continuous'} levels"
 
 
 def _colours(rows: Sequence[Row]) -> dict[str, int]:

@@ -9,7 +9,18 @@ from torch import Tensor
 
 from pofx.conditions import Classes, Condition, expand
 from pofx.domains import Domain, Vectors
-from pofx.protocols import Bounds, Completes, Decodes, Encodes, Estimates, PseudoScores, Samples, Scores, capabilities
+from pofx.protocols import (
+    Bounds,
+    Chains,
+    Completes,
+    Decodes,
+    Encodes,
+    Estimates,
+    PseudoScores,
+    Samples,
+    Scores,
+    capabilities,
+)
 from pofx.randomness import stream
 from pofx.testing.registry import promise
 from pofx.testing.specimens import (
@@ -74,6 +85,33 @@ def check_pseudo_log_prob_takes_each_row_alone(
     with torch.no_grad():
         highest = float(model.pseudo_log_prob(x, c).max())
     ensure(highest <= 1e-9 or isinstance(domain, Vectors), f"pseudo_log_prob is {highest:.3g}, above that of certainty")
+
+
+@promise(Chains, Scores, stages=BOTH)
+def check_chain_is_the_density(build: Build, domain: Domain, condition: Condition | None, *, steps: int) -> None:
+    """The terms sum to log p(x|c); a walk that is told x's values gives x back and tells the same terms."""
+    model = shaken(specimen(build, domain, condition, steps, double=True))
+    x, c = tiny_data(domain, condition, 40)
+    with torch.no_grad():
+        terms = model.conditionals(x, c)
+        ensure_close(terms.sum(1), model.log_prob(x, c), "the conditionals do not sum to log_prob")
+    if isinstance(domain, Vectors):
+        return
+    s, told = model.read(x), []
+
+    def choose(log_p: Tensor, t: int) -> Tensor:
+        told.append(log_p)
+        return s[:, t]
+
+    ensure(bool((model.walk(len(x), choose, c) == x).all()), "a walk does not give back the values that it was told")
+    log_p = torch.stack(told, 1)
+    mass = log_p.double().exp().sum(2)
+    ensure_close(mass, torch.ones_like(mass), "what a walk tells does not sum to one", rtol=1e-5, atol=1e-5)
+    end = getattr(domain, "end", None)
+    ends = torch.zeros_like(s) if end is None else (s == end).long()
+    ended = ends.cumsum(1) > ends  # whatever follows an end has no terms
+    walked = log_p.gather(2, s[:, :, None])[:, :, 0].masked_fill(ended, 0)
+    ensure_close(walked, terms.to(walked.dtype), "a walk tells other terms than the conditionals")
 
 
 # ---- bounds

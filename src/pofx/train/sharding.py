@@ -17,7 +17,7 @@ from pofx.protocols import Learns, Plays, capabilities
 from pofx.train.checkpoint import State
 from pofx.world import World
 
-METHODS = ("loss", "log_prob", "elbo", "meters")  # that gather the weights they need, as ``forward`` does
+METHODS = ("loss", "log_prob", "pseudo_log_prob", "elbo", "meters")  # gather their weights, as ``forward`` does
 SHARDS = "shards"
 
 

@@ -1,9 +1,8 @@
-"""Sizes and training settings that transformers over symbols ask for, chosen on validation splits."""
+"""Sizes and training settings that the transformers of the family ask for, chosen on validation splits."""
 
 from typing import Any
 
-from pofx.domains import Tokens
-from pofx.nn.sequence import SymbolSequence
+from pofx.domains import Domain, Tokens, Vectors
 
 _TEXT = {
     "optimiser": "muon",
@@ -28,17 +27,19 @@ _PICTURES = {
 }
 
 
-def advice(sequence: SymbolSequence) -> tuple[tuple[int, int, int], dict[str, Any]]:
+def advice(domain: Domain) -> tuple[tuple[int, int, int], dict[str, Any]]:
     """(width, layers, heads) and training settings by the domain; for text, batches of about 1280 symbols."""
-    if isinstance(sequence.domain, Tokens):
-        return (128, 4, 4), _TEXT | {"batch_size": max(8, 1280 // sequence.length)}
-    if sequence.length <= 256:
+    if isinstance(domain, Tokens):
+        return (128, 4, 4), _TEXT | {"batch_size": max(8, 1280 // domain.length)}
+    if isinstance(domain, Vectors):
+        return (64, 2, 2), _PICTURES | {"batch_size": 128, "weight_decay": 0.0}
+    if domain.dims <= 256:
         return (64, 2, 2), _PICTURES | {"batch_size": 32}
     return (64, 3, 2), _PICTURES | {"batch_size": 8}
 
 
-def gram_length(sequence: SymbolSequence, width: int) -> int:
+def gram_length(domain: Domain, width: int) -> int:
     """The longest n-gram that is looked up: 5, or what shares the width, where symbols are characters or bytes."""
-    if not isinstance(sequence.domain, Tokens) or sequence.vocabulary > 257:
+    if not isinstance(domain, Tokens) or domain.vocabulary > 257:
         return 1
     return next(n for n in (5, 3, 2) if width % (n - 1) == 0)

@@ -1,4 +1,4 @@
-"""Symbols and their places as vectors: what the transformers over symbols read.
+"""Values and their places as vectors: what the transformers of the family read.
 
 Shapes: B batch, T positions, E width, A coordinates of a place, V symbols.
 """
@@ -12,18 +12,21 @@ from torch import Tensor, nn
 
 from pofx.domains import Images, Tokens
 from pofx.nn.attention import Architecture, rotation
-from pofx.nn.sequence import SymbolSequence
+from pofx.nn.sequence import NumberEmbedding, NumberSequence, SymbolSequence, value_embedding
 
 
-def embeddings(sequence: SymbolSequence, width: int, architecture: Architecture) -> tuple[nn.Embedding, nn.ModuleList]:
-    """Vectors of the symbols, and of each coordinate of a place: of pictures always, of tokens if they are learned."""
-    pictures = isinstance(sequence.domain, Images)
-    symbols = nn.Embedding(sequence.vocabulary, width)
-    extents = sequence.extents if pictures or architecture.position == "learned" else ()
+def embeddings(
+    sequence: SymbolSequence | NumberSequence, width: int, architecture: Architecture
+) -> tuple[nn.Embedding | NumberEmbedding, nn.ModuleList]:
+    """Vectors of the values, and of each coordinate of a place: of text only where its places are learned."""
+    values = value_embedding(sequence, width)
+    text = isinstance(sequence, SymbolSequence) and isinstance(sequence.domain, Tokens)
+    extents = sequence.extents if not text or architecture.position == "learned" else ()
     axes = nn.ModuleList(nn.Embedding(extent, width) for extent in extents)
-    for part in (symbols, *axes) if pictures else ():
-        _smooth(part.weight)
-    return symbols, axes
+    if isinstance(sequence, SymbolSequence) and isinstance(sequence.domain, Images):
+        for part in (values, *axes):
+            _smooth(part.weight)
+    return values, axes
 
 
 def at_places(
@@ -36,12 +39,13 @@ def at_places(
 
 
 def turn(
-    sequence: SymbolSequence, architecture: Architecture, pairs: int, at: slice, device: torch.device
+    sequence: SymbolSequence | NumberSequence, architecture: Architecture, pairs: int, at: slice, device: torch.device
 ) -> Tensor | None:
-    """Rotary angles of some places: of t in tokens, of row and column in pictures; None where places are learned."""
+    """Rotary angles of some places: t of text, row and column of pictures, columns; None where places are learned."""
     if architecture.position == "learned":
         return None
-    base = 10000.0 if isinstance(sequence.domain, Tokens) else 100.0
+    text = isinstance(sequence, SymbolSequence) and isinstance(sequence.domain, Tokens)
+    base = 10000.0 if text else 100.0
     return rotation(sequence.places[at, :2].to(device), pairs, base=base)
 
 

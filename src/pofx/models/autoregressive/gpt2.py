@@ -53,7 +53,7 @@ def load(source: str | Path | Mapping[str, Tensor], domain: Tokens, *, heads: in
     with seeded_init(0):
         model = GPT(domain, width=width, layers=layers, heads=heads or _heads(source, width), tie=tied, **ARGUMENTS)
     weights = {
-        "symbols.weight": symbols,
+        "values.weight": symbols,
         "axes.0.weight": places,
         "start": symbols[-1 if domain.end is None else domain.end],
         "norm.weight": state["ln_f.weight"],

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pofx.errors import Unusable
+from pofx.nn.sequence import NumberSequence, SymbolSequence
 
 PRIME = 1_000_003
 
@@ -23,23 +24,25 @@ class Grams(nn.Module):
     n are as wide as the states, and added.
 
     Args:
-        vocabulary: V; V itself stands for what is before the beginning.
+        sequence: of symbols; V, one more than the last of them, stands for what is before the beginning.
         width: E, shared by the tables.
         longest: the longest n.
         rows: of each table.
 
     Raises:
-        Unusable: a longest n below 2, no rows, or a width that the tables cannot share.
+        Unusable: numbers for symbols, a longest n below 2, no rows, or a width that the tables cannot share.
     """
 
-    def __init__(self, vocabulary: int, width: int, longest: int, rows: int) -> None:
+    def __init__(self, sequence: SymbolSequence | NumberSequence, width: int, longest: int, rows: int) -> None:
         super().__init__()
+        if not isinstance(sequence, SymbolSequence):
+            raise Unusable("grams are of symbols, and here numbers are read; leave it out")
         if longest < 2 or rows < 1 or width % (longest - 1):
             raise Unusable(
                 "grams wants 1 (none) or more, gram_rows at least 1, and a width that is a multiple of grams - 1, "
                 f"got grams {longest}, gram_rows {rows} and width {width}; try --grams 3"
             )
-        self.vocabulary, self.longest, self.rows = vocabulary, longest, rows
+        self.vocabulary, self.longest, self.rows = sequence.vocabulary, longest, rows
         tables = [nn.Embedding(rows, width // (longest - 1)) for _ in range(longest - 1)]
         for table in tables:
             nn.init.zeros_(table.weight)

@@ -7,16 +7,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
 from pofx.conditions import Condition, expand, rows_for
+from pofx.distributions.conditional import Symbol
 from pofx.domains import Domain
 from pofx.errors import Unusable
 from pofx.models.autoregressive.advice import advice
 from pofx.models.autoregressive.embedding import at_places, embeddings, turn
 from pofx.nn.attention import Activation, Architecture, Norm, Position, Transformer, rms_norm
 from pofx.nn.mlp import ConditionEmbedding
-from pofx.nn.sequence import SymbolSequence
+from pofx.nn.sequence import SymbolSequence, reading_mask
 from pofx.protocols import Loss
 from pofx.randomness import rand
-from pofx.samplers.decoding import check_decoding, draw
 
 EXACT, ROUNDS = 64, 32
 
@@ -72,7 +72,7 @@ class MaskedLM(nn.Module):
         self.domain, self.condition, self.mask_rate = domain, condition, mask_rate
         self.sequence = SymbolSequence("masked-lm", domain)
         self.architecture = Architecture(position, norm, qk_norm, activation, bias, zero_init)
-        size, self.recipe = advice(self.sequence)
+        size, self.recipe = advice(domain)
         given = (width, layers, heads)
         self.width, self.layers, self.heads = (b if a is None else a for a, b in zip(given, size))
         self.trunk = Transformer(self.width, self.layers, self.heads, pattern="full", architecture=self.architecture)
@@ -89,7 +89,7 @@ class MaskedLM(nn.Module):
 
         ``masked_nll`` is T times as much: nats per observation, as if all were predicted like those hidden.
         """
-        s = self.sequence.read(x).long()
+        s = self.sequence.read(x)
         shown = ~self._hides(s, generator)
         log_p = self._log_p(s, shown, condition, torch.arange(s.shape[1], device=s.device).expand_as(s))
         nll = -log_p.masked_fill(shown, 0).sum(1) / (~shown).sum(1)
@@ -105,7 +105,7 @@ class MaskedLM(nn.Module):
 
     def conditionals(self, x: Tensor, condition: Tensor | None = None) -> Float[Tensor, "B T"]:
         """log p(x_t | x without x_t, c) of each symbol, in reading order, nats."""
-        s = self.sequence.read(self.domain.check(x)).long()
+        s = self.sequence.read(self.domain.check(x))
         c = self._told(condition, len(s))
         terms = []
         for t in range(s.shape[1]):
@@ -141,13 +141,13 @@ class MaskedLM(nn.Module):
             steps: rounds in which symbols are filled in, see ``complete``.
         """
         c = rows_for(self.condition, condition, n, generator=generator)
-        s = torch.zeros(n, self.sequence.length, dtype=torch.int64, device=generator.device)
+        s = self.sequence.empty(n, generator.device)
         how = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         return self._fill(s, torch.zeros_like(s, dtype=torch.bool), c, generator, steps, **how)
 
     def completes(self, known: Tensor) -> bool:
         """Any mask."""
-        self.sequence.mask(known)
+        reading_mask(self.sequence, self.domain.shape, known)
         return True
 
     @torch.no_grad()
@@ -172,8 +172,8 @@ class MaskedLM(nn.Module):
         Raises:
             Unusable: no condition is given to a model that has one.
         """
-        s = self.sequence.read(self.domain.check(x)).long()
-        mask = self.sequence.mask(known).to(s.device).expand(len(s), -1)
+        s = self.sequence.read(self.domain.check(x))
+        mask = reading_mask(self.sequence, self.domain.shape, known).to(s.device).expand(len(s), -1)
         how = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         return self._fill(s, mask, self._told(condition, len(s)), generator, steps, **how)
 
@@ -188,7 +188,7 @@ class MaskedLM(nn.Module):
         Raises:
             Unusable: there is no such layer.
         """
-        s = self.sequence.read(self.domain.check(x)).long()
+        s = self.sequence.read(self.domain.check(x))
         shown = torch.ones_like(s, dtype=torch.bool)
         return rms_norm(self._states(s, shown, None, depth=self.trunk.depth_of(layer))).mean(1)
 
@@ -226,7 +226,8 @@ class MaskedLM(nn.Module):
     def _fill(
         self, s: Tensor, known: Tensor, c: Tensor | None, generator: Generator, steps: int | None, **how: Any
     ) -> Tensor:
-        check_decoding(self.sequence.vocabulary, **how)
+        symbol = Symbol(self.sequence.vocabulary)
+        symbol.check(**how)
         shown, length, row = known.clone(), s.shape[1], torch.arange(len(s), device=s.device)[:, None]
         order = torch.rand(s.shape, generator=generator, device=s.device).masked_fill(known, 2.0).argsort(1)
         size = -(-length // self._rounds(steps))
@@ -234,7 +235,7 @@ class MaskedLM(nn.Module):
         for first in range(0, int((~known).sum(1).max()) if len(s) else 0, size):
             at = order[:, first : first + size]
             logits = self._logits(s, shown, c, at)
-            drawn = draw(logits.flatten(0, 1), generator=generator, **how).view(at.shape)
+            drawn = symbol.draw(logits.flatten(0, 1), generator=generator, **how).view(at.shape)
             s[row, at] = torch.where(shown[row, at], s[row, at], drawn)
             shown[row, at] = True
         return self.sequence.write(s)

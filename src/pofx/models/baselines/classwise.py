@@ -37,7 +37,7 @@ def fit_of(condition: Classes | None, c: Tensor | None, n: int, device: torch.de
 
 
 def by_fit(fit: Tensor, x: Tensor, log_prob: Callable[[int, Tensor], Tensor]) -> Tensor:
-    """(B,) ``log_prob(g, rows of x with fit g)``, put back in the order of x."""
+    """``log_prob(g, rows of x with fit g)``, (B, ...), put back in the order of x."""
     groups = [(g, torch.nonzero(fit == g).flatten()) for g in fit.unique().tolist()]
     values = torch.cat([log_prob(g, x[rows]) for g, rows in groups])
     return torch.empty_like(values).index_put((torch.cat([rows for _, rows in groups]),), values)

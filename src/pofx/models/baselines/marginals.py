@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Generator, Tensor, nn
 
 from pofx.conditions import Condition, marginal, rows_for
@@ -11,6 +11,7 @@ from pofx.domains import Domain, Images, Tokens, Vectors, require
 from pofx.errors import Unusable
 from pofx.models.baselines.classwise import by_fit, fit_count, fit_of, members, only_classes
 from pofx.nn.sequence import SymbolSequence
+from pofx.samplers.decoding import Choose, decode
 
 _LOG_2_PI = math.log(2 * math.pi)
 # Numbers held at once while densities are summed over kernels.
@@ -71,8 +72,31 @@ class Marginals(nn.Module):
         """log p(x) or log p(x|c), exact, nats per observation."""
         if self.condition is not None and condition is None:
             return marginal(self.condition, x, lambda c: self.log_prob(x, c))
+        return self.conditionals(x, condition).sum(1)
+
+    def read(self, x: Tensor) -> Shaped[Tensor, "B D"]:
+        """The dimensions of x in the order of the canonical tensor."""
+        return x.flatten(1) if self.symbols is None else x.flatten(1).long()
+
+    def conditionals(self, x: Tensor, condition: Tensor | None = None) -> Float[Tensor, "B D"]:
+        """log p_d(x_d|c) of each dimension, nats; without c, by all classes together."""
         fit = fit_of(self.condition, condition, len(x), x.device)
-        return by_fit(fit, x.flatten(1), self._log_prob)
+        return by_fit(fit, self.read(x), self._log_p)
+
+    @torch.no_grad()
+    def walk(self, n: int, choose: Choose, condition: Tensor | None = None) -> Tensor:
+        """n observations whose values ``choose`` picks: it is told log p of every symbol (n, V), place by place.
+
+        Raises:
+            Unusable: the values are real numbers, which have no probabilities.
+        """
+        if self.symbols is None:
+            raise Unusable("marginals gives a density over real numbers, not probabilities; give pictures or tokens")
+        fit = fit_of(self.condition, condition, n, self.log_p.device)
+        s = torch.zeros((n, self.domain.dims), dtype=torch.int64, device=self.log_p.device)
+        known = torch.zeros_like(s, dtype=torch.bool)
+        s = decode(lambda s, t: self.log_p[fit, t], s, known, choose, end=self.sequence.end)
+        return s.view(n, *self.domain.shape).to(self.domain.dtype)
 
     @torch.no_grad()
     def sample(self, n: int, condition: Tensor | None = None, *, generator: Generator) -> Tensor:
@@ -122,14 +146,13 @@ class Marginals(nn.Module):
         centres = torch.cat([quantiles, x.mean(0)[:, None]], dim=1)
         return centres, torch.cat([width[:, None].expand_as(quantiles), 2 * std[:, None]], dim=1)
 
-    def _log_prob(self, g: int, x: Tensor) -> Float[Tensor, "B"]:
+    def _log_p(self, g: int, x: Tensor) -> Float[Tensor, "B D"]:
         if self.symbols is not None:
-            s = x.long()
-            log_p = self.log_p[g].expand(len(s), -1, -1).gather(2, s[:, :, None])[:, :, 0]
-            return self.sequence.given_end(s, log_p).sum(1)
+            log_p = self.log_p[g].expand(len(x), -1, -1).gather(2, x[:, :, None])[:, :, 0]
+            return self.sequence.given_end(x, log_p)
         return torch.cat([self._log_density(g, some) for some in x.split(max(1, _CHUNK // self.centres[g].numel()))])
 
-    def _log_density(self, g: int, x: Float[Tensor, "B D"]) -> Float[Tensor, "B"]:
+    def _log_density(self, g: int, x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         centres, widths = self.centres[g], self.widths[g]
         kernel = -0.5 * (((x[:, :, None] - centres) / widths).square() + _LOG_2_PI) - widths.log()
-        return (kernel.logsumexp(2) - math.log(self.quantiles + 1)).sum(1)
+        return kernel.logsumexp(2) - math.log(self.quantiles + 1)

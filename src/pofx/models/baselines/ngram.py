@@ -12,6 +12,7 @@ from pofx.conditions import Classes, Condition, expand, marginal, rows_for
 from pofx.domains import Domain, Images, Tokens
 from pofx.errors import Unusable
 from pofx.nn.sequence import SymbolSequence
+from pofx.samplers.decoding import Choose, decode
 
 MOST_SYMBOLS = 2**23  # counted in ``adapt``: more are a random part of the observations, so that memory stays modest
 MOST_ORDER = 32
@@ -76,7 +77,7 @@ class NGram(nn.Module):
     def adapt(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator) -> None:
         """Counts every symbol with its contexts; a class-conditional model needs the classes."""
         kept = self._some(len(x), generator)
-        s = self.sequence.read(x[kept.to(x.device)]).long()
+        s = self.sequence.read(x[kept.to(x.device)])
         c = expand(self.condition, condition, len(x))
         counted = ~self.sequence.ended(s)
         ids = torch.zeros_like(s)[counted]
@@ -89,9 +90,30 @@ class NGram(nn.Module):
         """log p(x|c), or without c the exact marginal over classes; nats per observation."""
         if self.condition is not None and condition is None:
             return marginal(self.condition, x, lambda c: self.log_prob(x, c))
-        s = self.sequence.read(self.domain.check(x)).long()
-        p = self._p(s, expand(self.condition, condition, len(x)))
-        return self.sequence.given_end(s, p.log()).sum(1).float()
+        return self.conditionals(x, condition).sum(1).float()
+
+    def read(self, x: Tensor) -> Int[Tensor, "B T"]:
+        """The symbols of x in reading order, checked."""
+        return self.sequence.read(self.domain.check(x))
+
+    def conditionals(self, x: Tensor, condition: Tensor | None = None) -> Float[Tensor, "B T"]:
+        """log p of each symbol given those before it and c, in reading order, nats, float64; without c, given none."""
+        s = self.read(x)
+        p = self._p(s, self._ids(s, expand(self.condition, condition, len(x))))
+        return self.sequence.given_end(s, p.log())
+
+    @torch.no_grad()
+    def walk(self, n: int, choose: Choose, condition: Tensor | None = None) -> Tensor:
+        """n observations whose symbols ``choose`` picks: it is told log p of every one (n, V), place by place."""
+        c = expand(self.condition, condition, n)
+        every = torch.arange(self.sequence.vocabulary, device=self.levels[0].first.device).expand(n, -1)
+
+        def log_p(s: Tensor, t: int) -> Tensor:
+            return self._p(every, self._ids(s, c, slice(t, t + 1))).log()
+
+        s = self.sequence.empty(n, every.device)
+        s = decode(log_p, s, torch.zeros_like(s, dtype=torch.bool), choose, end=self.sequence.end)
+        return self.sequence.write(s)
 
     @torch.no_grad()
     def sample(self, n: int, condition: Tensor | None = None, *, generator: Generator) -> Tensor:
@@ -105,11 +127,11 @@ class NGram(nn.Module):
                 s[:, t] = new.masked_fill(s[:, t - 1] == self.sequence.end, self.sequence.end)
         return self.sequence.write(s)
 
-    def _p(self, s: Int[Tensor, "B T"], c: Tensor | None) -> Float[Tensor, "B T"]:
-        """p(s_t | its context), in float64."""
+    def _p(self, s: Int[Tensor, "B T"], ids: list[Tensor]) -> Float[Tensor, "B T"]:
+        """p of each symbol given its context, whose numbers ``ids`` has per level, (B, T) or (B, 1), in float64."""
         p = torch.full(s.shape, 1 / self.sequence.vocabulary, dtype=torch.float64, device=s.device)
-        for level, ids in zip(self.levels, self._ids(s, c)):
-            n, (total, kinds) = level.follows(ids, s), level.totals(ids)
+        for level, context in zip(self.levels, ids):
+            n, (total, kinds) = level.follows(context, s), level.totals(context)
             weight = self.backoff * kinds.double()
             p = torch.where(total > 0, (n + weight * p) / (total + weight).clamp(min=1e-9), p)
         return p
@@ -211,7 +233,7 @@ class _Counts(nn.Module):
         seen = ids >= 0
         return (self.before[stop] - self.before[start]) * seen, (stop - start) * seen
 
-    def follows(self, ids: Int[Tensor, "*B"], s: Int[Tensor, "*B"]) -> Int[Tensor, "*B"]:
+    def follows(self, ids: Int[Tensor, "*#B"], s: Int[Tensor, "*B"]) -> Int[Tensor, "*B"]:
         """n(h, x), how often a symbol followed a context."""
         place, seen = _bisect(self.grams, ids * self.vocabulary + s)
         return torch.where(seen & (ids >= 0), self.before[place + seen.long()] - self.before[place], 0)
