@@ -169,6 +169,23 @@ def test_grams_are_looked_up_by_the_symbols_before():
     assert not gpt(TOKENS, train=False, grams=3, zero_init=False).grams(s, 0, 4).any(), "nothing at first"
 
 
+@pytest.mark.parametrize(
+    ("domain", "size", "tables"),
+    [
+        (Tokens(65, 8), {}, 4),
+        (Tokens(65, 8), {"width": 6, "heads": 1}, 2),
+        (Tokens(65, 8), {"width": 5, "heads": 1, "position": "learned"}, 1),
+        (Tokens(65, 8), {"grams": 1}, 0),
+        (Tokens(5000, 8), {}, 0),
+        (PICTURES, {}, 0),
+        (Vectors(2), {}, 0),
+    ],
+)
+def test_characters_are_read_with_grams_by_default(domain, size, tables):
+    model = GPT(domain, **size)
+    assert (0 if model.grams is None else len(model.grams.tables)) == tables
+
+
 def test_tied_vectors_are_one_parameter():
     tied, free = gpt(TOKENS, tie=True), gpt(TOKENS)
     assert {*free.state_dict()} - {*tied.state_dict()} == {"head.weight"}

@@ -82,13 +82,13 @@ class GPT(Autoregressive):
             raise Unusable(f"soft_cap must be above 0, got {soft_cap}; leave it out for none")
         self.soft_cap = soft_cap
         self.architecture = Architecture(position, norm, qk_norm, activation, bias, zero_init)
-        size, self.recipe = advice(domain)
+        grams = gram_length(domain, width) if grams is None else grams
+        size, self.recipe = advice(domain, grams=grams != 1)
         given = (width, layers, heads)
         self.width, self.layers, self.heads = (b if a is None else a for a, b in zip(given, size))
         self.trunk = Transformer(self.width, self.layers, self.heads, pattern="causal", architecture=self.architecture)
         self.values, self.axes = embeddings(self.sequence, self.width, self.architecture)
-        longest = gram_length(domain, self.width) if grams is None else grams
-        self.grams = None if longest == 1 else Grams(self.sequence, self.width, longest, gram_rows)
+        self.grams = None if grams == 1 else Grams(self.sequence, self.width, grams, gram_rows)
         if condition is None:
             self.start = nn.Parameter(torch.randn(self.width))
         else:
