@@ -125,7 +125,8 @@ class Chains(Protocol):
 
     ``read`` gives the values of x in that order, (B, T), and ``conditionals`` the terms, (B, T). ``walk`` builds n
     observations whose values ``choose`` picks: it is told log p of every symbol (n, V) and the place t, and gives (n,)
-    symbols. What draws samples; what reads a code decompresses.
+    symbols. What draws samples; what reads a code decompresses. A mixture of several orders does all three by the
+    first, which is a distribution of its own.
     """
 
     def read(self, x: Tensor) -> Tensor: ...

@@ -2,8 +2,8 @@
 
 import csv
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,17 @@ if TYPE_CHECKING:
 
 TILE = 48  # pixels a side that small pictures are enlarged to, about
 BETWEEN = 128  # grey of the gaps: neither the black nor the white of a picture's edge
+HIDDEN = 160  # grey of what is not drawn yet, or not known: neither, and not the gaps'
 
 
 def sheet(
-    x: Tensor, domain: Domain, *, columns: int | None = None, gap: int = 2, scale: int | None = None
+    x: Tensor,
+    domain: Domain,
+    *,
+    columns: int | None = None,
+    gap: int = 2,
+    scale: int | None = None,
+    hidden: Tensor | None = None,
 ) -> "Image.Image | None":
     """A picture of many observations: tiles in rows, or a scatter of vectors; None for tokens, see ``text_of``.
 
@@ -32,6 +39,7 @@ def sheet(
         columns: tiles in a row; about as many as rows where None.
         gap: pixels between tiles.
         scale: pixels per pixel; None enlarges small pictures to about 48 a side.
+        hidden: a mask of x's shape: pixels of pictures to show in grey, whatever they hold.
     """
     domain.check(x)
     if isinstance(domain, Tokens):
@@ -42,7 +50,10 @@ def sheet(
 
     scale = scale or max(1, round(TILE / max(domain.height, domain.width)))
     columns = columns or max(1, math.ceil(math.sqrt(len(x))))
-    tiles = np.kron(_visible(x, domain), np.ones((1, scale, scale, 1), dtype=np.uint8))
+    pixels = _visible(x, domain)
+    if hidden is not None:
+        pixels[hidden.any(1).cpu().numpy()] = HIDDEN
+    tiles = np.kron(pixels, np.ones((1, scale, scale, 1), dtype=np.uint8))
     n, height, width, channels = tiles.shape
     rows = max(1, math.ceil(n / columns))
     page = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), BETWEEN, dtype=np.uint8)
@@ -94,10 +105,15 @@ def _columns(domain: Vectors) -> tuple[str, ...]:
 
 
 def text_of(x: Tensor, domain: Tokens) -> list[str]:
-    """The text of each row (N, T) of tokens, up to its end token."""
-    domain.check(x)
+    """The text of each row of tokens (N, L), of any length, up to its end token."""
+    replace(domain, length=x.shape[1]).check(x)
     decode = decoder(domain)
     return [decode(_until(row, domain.end)) for row in x.tolist()]
+
+
+def parting(domain: Tokens) -> str:
+    """What stands between two texts: records are lines."""
+    return "\n" if domain.end is not None else "\n---\n"
 
 
 def _until(row: list[int], end: int | None) -> list[int]:
@@ -105,7 +121,7 @@ def _until(row: list[int], end: int | None) -> list[int]:
 
 
 def decoder(domain: Tokens) -> Callable[[list[int]], str]:
-    """What turns a list of symbols, without an end, into their text."""
+    """Symbols to text; where they break off inside a character, it ends in U+FFFD."""
     if domain.encoding == "bytes":
         return lambda row: bytes(row).decode("utf-8", errors="replace")
     if domain.encoding == "bpe":
@@ -123,7 +139,7 @@ def tokens_of(text: str, domain: Tokens) -> Tensor:
         Unusable: characters that are not in the vocabulary.
     """
     if domain.encoding == "bytes":
-        return torch.tensor(list(text.encode()), dtype=torch.int64)
+        return torch.tensor(list(text.encode(errors="surrogateescape")), dtype=torch.int64)
     if domain.encoding == "bpe":
         return torch.tensor(_tokenizer(domain).encode(text).ids, dtype=torch.int64)
     unknown = sorted(set(text) - set(domain.symbols))
@@ -150,17 +166,44 @@ def natural_suffix(domain: Domain) -> str:
     return ".csv" if isinstance(domain, Vectors) and domain.dim > 2 else ".png"
 
 
+Writers = Mapping[str, Callable[[Path], None]]
+"""Suffix to what writes such a file."""
+
+
+def save_as(path: str | Path, writers: Writers, what: str) -> Path:
+    """Writes a file, whole or not at all, by its suffix.
+
+    Raises:
+        Unusable: a suffix that is not there, or a place that cannot be written.
+    """
+    path = Path(path).expanduser()
+    write_whole(path, writer_for(path, writers, what))
+    return path
+
+
+def writer_for(path: str | Path, writers: Writers, what: str) -> Callable[[Path], None]:
+    """What writes a file of this name; a name that is no file's, or of another kind, is refused in one line."""
+    path = Path(path).expanduser()
+    if path.suffix.lower() not in writers:
+        raise Unusable(f"{what} are saved as {' or '.join(writers)}, got {path.name!r}; use such a suffix")
+    if path.is_dir():
+        raise Unusable(f"{path} is a folder; give the name of a file")
+    return writers[path.suffix.lower()]
+
+
 @dataclass(frozen=True)
 class Sampled:
     """Observations with their meaning: canonical ``x`` (N, ...), its domain, and the condition's rows or None.
 
-    ``columns`` is the number of tiles in a row of a sheet; about as many as rows where None.
+    ``columns`` is the number of tiles in a row of a sheet, about as many as rows where None; ``hidden`` is a mask of
+    pixels that the sheet shows in grey.
     """
 
     x: Tensor
     domain: Domain
     condition: Tensor | None = None
     columns: int | None = None
+    hidden: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -178,22 +221,14 @@ class Sampled:
         Raises:
             Unusable: a suffix that does not suit the domain, or a place that cannot be written.
         """
-        path = self.place(path)
-        write_whole(path, self._writers()[path.suffix.lower()])
-        return path
+        return save_as(path, self._writers(), self.domain.kind)
 
     def place(self, path: str | Path) -> Path:
         """Where ``save`` would write; a suffix that does not suit the domain, or a folder, is refused."""
-        path, writers = Path(path).expanduser(), self._writers()
-        if path.suffix.lower() not in writers:
-            raise Unusable(
-                f"{self.domain.kind} are saved as {' or '.join(writers)}, got {path.name!r}; use such a suffix"
-            )
-        if path.is_dir():
-            raise Unusable(f"{path} is a folder; give the name of a file")
-        return path
+        writer_for(path, self._writers(), self.domain.kind)
+        return Path(path).expanduser()
 
-    def _writers(self) -> dict[str, Callable[[Path], None]]:
+    def _writers(self) -> Writers:
         own: dict[str, dict[str, Callable[[Path], None]]] = {
             "images": {".png": self._write_png},
             "tokens": {".txt": self._write_text},
@@ -202,7 +237,7 @@ class Sampled:
         return own[self.domain.kind] | {".npy": self._write_array}
 
     def _write_png(self, path: Path) -> None:
-        picture = sheet(self.x, self.domain, columns=self.columns)
+        picture = sheet(self.x, self.domain, columns=self.columns, hidden=self.hidden)
         if picture is not None:
             picture.save(path, format="PNG")
 
@@ -212,8 +247,7 @@ class Sampled:
 
     def _write_text(self, path: Path) -> None:
         if isinstance(self.domain, Tokens):
-            between = "\n" if self.domain.end is not None else "\n---\n"
-            path.write_text(between.join(text_of(self.x, self.domain)) + "\n", encoding="utf-8")
+            path.write_text(parting(self.domain).join(text_of(self.x, self.domain)) + "\n", encoding="utf-8")
 
     def _write_csv(self, path: Path) -> None:
         """Nine digits: what a float32 needs to be read back exactly."""

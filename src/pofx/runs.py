@@ -38,11 +38,13 @@ from pofx.errors import Unusable, in_brief, nearest
 from pofx.evaluate.evaluation import evaluate
 from pofx.evaluate.likelihood import Scored, per_observation
 from pofx.evaluate.score import Score
+from pofx.evaluate.windows import strided_score
 from pofx.files import read_json
-from pofx.protocols import Chains, Samples, capabilities
+from pofx.protocols import Chains, Completes, Samples, capabilities
 from pofx.randomness import seeded_init
 from pofx.rendering import Sampled
-from pofx.samplers.chunks import sample_many
+from pofx.samplers.chunks import complete_many, sample_many
+from pofx.samplers.decoding import Watch
 from pofx.train import checkpoint
 from pofx.train.history import differences, short
 from pofx.train.launch import launched
@@ -193,25 +195,77 @@ class Run:
         """Seconds that training took."""
         return float(self.progress["seconds"])
 
-    def sample(self, n: int, condition: Tensor | str | None = None, *, seed: int = 0, **settings: Any) -> Sampled:
+    def sample(
+        self,
+        n: int,
+        condition: Tensor | str | None = None,
+        *,
+        seed: int = 0,
+        chunk: int | None = None,
+        watch: Watch | None = None,
+        **settings: Any,
+    ) -> Sampled:
         """n samples; asking for more does not change the first ones.
 
         Args:
             n: how many.
             condition: a class's name, a text, rows of the canonical tensor, or None: drawn by training frequency.
             seed: of the draw.
+            chunk: how many are drawn together, by default as many as the run says; another number, other samples.
+            watch: sees them grow, ``watch(x, values)``, where the model draws value by value; see ``pofx.growing``.
             settings: of the model's sampler, such as ``temperature`` or ``steps``.
         """
         if n < 1:
             raise Unusable(f"-n must be at least 1, got {n}")
         self.require(Samples, "sample")
-        _check_names(self.model.sample, settings, f"{self.name}'s sampler")
+        given = self._drawing("sample", chunk, watch, settings)
         c = self.rows(condition)
-        with use_threads(self.threads):
-            x = sample_many(
-                self.model, n, c, seed=seed, chunk=self.config["sample_chunk"], device=self.device, **settings
-            )
+        with use_threads(self.threads), _within_memory(given["chunk"]):
+            x = sample_many(self.model, n, c, seed=seed, device=self.device, **given)
         return Sampled(x, self.domain, c)
+
+    def complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        condition: Tensor | str | None = None,
+        *,
+        seed: int = 0,
+        chunk: int | None = None,
+        watch: Watch | None = None,
+        **settings: Any,
+    ) -> Sampled:
+        """x with what is not known of it drawn, given what is.
+
+        Args:
+            x: (N, ...) canonical; what is not known is not read.
+            known: boolean, a mask of x's shape or of one observation's.
+            condition: as for ``sample``; by default inferred from what is known.
+            seed: of the draw.
+            chunk: how many are drawn together.
+            watch: sees them grow, as for ``sample``.
+            settings: of the model's sampler.
+        """
+        self.require(Completes, "complete")
+        given = self._drawing("complete", chunk, watch, settings)
+        if not self.model.completes(known):
+            raise Unusable(f"{self.name} completes what follows a known beginning, and this is not one; change --keep")
+        c = self.rows(condition)
+        with use_threads(self.threads), _within_memory(given["chunk"]):
+            done = complete_many(self.model, x, known, c, seed=seed, device=self.device, **given)
+        return Sampled(done, self.domain, c)
+
+    def grows(self, verb: str) -> bool:
+        """Whether a ``watch`` can see what the model's ``sample`` or ``complete`` draws grow."""
+        return "watch" in _settings(getattr(self.model, verb))
+
+    def _drawing(self, verb: str, chunk: int | None, watch: Watch | None, settings: dict[str, Any]) -> dict[str, Any]:
+        """What goes to the sampler, checked."""
+        if chunk is not None and not 1 <= chunk <= _MOST["sample_chunk"]:
+            raise Unusable(f"--chunk must be 1 to {_MOST['sample_chunk']}, got {chunk}; leave it out for the run's")
+        given = settings if watch is None else settings | {"watch": watch}
+        _check_names(getattr(self.model, verb), given, f"{self.name}'s sampler")
+        return given | {"chunk": chunk or self.config["sample_chunk"]}
 
     def evaluate(
         self,
@@ -220,9 +274,12 @@ class Run:
         seconds: float | None = None,
         seed: int = 0,
         devices: int = 1,
+        stride: int | None = None,
         watch: Watcher | None = None,
     ) -> list[Score]:
         """Scores on a split, each with kind and unit; together they take at most ``seconds`` (the training time).
+
+        With a ``stride``, beyond that time, log p of the split as one long text, by windows that move on by so much.
 
         Several ``devices``, or the processes of ``torchrun``, share the rows to score and the samples to draw.
         """
@@ -231,11 +288,13 @@ class Run:
         watcher = watch or Watcher()
         given: dict[str, Any] = {"split": split, "seconds": limit, "seed": seed}
         if devices > 1:
-            return launched(_evaluated, devices, watcher, self.folder, device=self.device, **given)
+            return launched(_evaluated, devices, watcher, self.folder, device=self.device, stride=stride, **given)
         with joined("ddp", self.device) as world, use_threads(self.threads):
             said = watcher.said if world.leads else Watcher().said
-            model = self.model.to(world.device)
-            return evaluate(model, self.data, device=world.device, watch=said, world=world, **given)
+            model, long = self.model.to(world.device), []
+            if stride is not None and world.leads:
+                long = [strided_score(model, self.data, split=split, stride=stride, device=world.device)]
+            return long + evaluate(model, self.data, device=world.device, watch=said, world=world, **given)
 
     def score(
         self, x: Tensor, condition: Tensor | None = None, *, samples: int = 100, steps: int = 40, seed: int = 0
@@ -370,6 +429,20 @@ def fitting_together(folder: Path) -> Iterator[None]:
         ) from None
 
 
+@contextmanager
+def _within_memory(chunk: int) -> Iterator[None]:
+    """What the allocator refuses is said in one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise Unusable(
+            f"memory must hold what is drawn together, and {chunk} observations are more than it does "
+            f"({in_brief(error)}); draw fewer at once with --chunk"
+        ) from None
+
+
 def _is_well_formed(config: dict[str, Any], key: str) -> bool:
     value = config.get(key)
     if key in _KINDS:
@@ -406,10 +479,13 @@ def _rehearse(config: dict[str, Any], domain: Domain, condition: Condition | Non
         raise ValueError("config.json asks for more numbers than there are")
 
 
+def _settings(method: Callable[..., Any]) -> list[str]:
+    parameters = inspect.signature(method).parameters.items()
+    return [name for name, p in parameters if p.kind is p.KEYWORD_ONLY and name != "generator"]
+
+
 def _check_names(method: Callable[..., Any], settings: dict[str, Any], what: str) -> None:
-    known = [
-        n for n, p in inspect.signature(method).parameters.items() if p.kind is p.KEYWORD_ONLY and n != "generator"
-    ]
+    known = _settings(method)
     for name in settings:
         if name not in known:
             raise Unusable(f"{what} has no setting {name!r}" + (nearest(name, known) if known else "; it has none"))

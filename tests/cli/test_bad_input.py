@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pofx import fitting
@@ -39,6 +40,12 @@ def home(tmp_path_factory):
     fitting.fit("vae", str(folder / "good.npy"), out=folder / "run", steps=3, device="cpu")
     fitting.fit("marginals", "digits", out=folder / "marginals", device="cpu")
     fitting.fit("wgan-gp", str(folder / "good.npy"), out=folder / "wgan", steps=2, device="cpu")
+    (folder / "book.txt").write_text("it was the best of times, it was the worst of times. " * 20)
+    (folder / "latin.txt").write_bytes("größer".encode("latin-1"))
+    (folder / "bad.png").write_bytes(b"this is no picture")
+    small = {"steps": 1, "width": 16, "layers": 1, "heads": 2, "device": "cpu"}
+    fitting.fit("gpt", str(folder / "book.txt"), out=folder / "book", length=16, **small)
+    fitting.fit("gpt", "digits", out=folder / "digits", **small)
     for name, spoil in SPOILT.items():
         shutil.copytree(folder / "run", folder / name)
         spoil(folder / name)
@@ -77,7 +84,7 @@ CASES = [
     ("fit vae {home}/pickled.npy", "pickled.npy"),
     ("fit vae {home}/file.xyz", "file.xyz"),
     ("fit gpt {home}/short.txt", "short.txt"),
-    ("fit gpt {home}/good.npy", "tokens or images"),
+    ("fit n-gram {home}/good.npy", "tokens or images"),
     ("fit vay digits", "did you mean 'vae'"),
     ("fit vae digits --latent-dim -3", "latent_dim|--latent-dim"),
     ("fit vae digits --latent-dim many", "invalid int value: 'many'"),
@@ -105,9 +112,35 @@ CASES = [
     ("sample {home}/run -n -4 -o {home}/x.npy", "-n must be at least 1, got -4"),
     ("sample {home}/run -o {home}/x.gif", "x.gif"),
     ("sample {home}/run -o {home}/x.npy --temperature 0.5", "no setting 'temperature'"),
+    ("sample {home}/run -o {home}/x.npy --length 9", "no setting 'length'"),
+    ("evaluate {home}/run --stride 9", "a stride is for models that score a text"),
     ("sample {home}/run -o {home}/x.npy --condition 3", "without a condition"),
     ("sample {home}/run -o /proc/x.npy", "cannot be written"),
     ("sample {home}/run --otput x.npy -o {home}/x.npy", "no flag --otput"),
+    ("sample {home}/run", "name one, such as -o samples.csv"),
+    ("sample {home}/digits -o -", "name one, such as -o samples.png"),
+    ("sample {home}/digits -o {home}/x.jpg", "saved as .png or .npy, got 'x.jpg'"),
+    ("sample {home}/marginals -o {home}/x.gif", "marginals draws them as a whole; save a .png"),
+    ("sample {home}/book -o {home}/x.gif", "saved as .txt or .npy, got 'x.gif'"),
+    ("sample {home}/book -n 0", "-n must be at least 1, got 0"),
+    ("sample {home}/book --top-k 0", "top_k must lie in 1 to 15, the number of symbols, got 0"),
+    ("sample {home}/book --top-k 16", "top_k must lie in 1 to 15, the number of symbols, got 16"),
+    ("sample {home}/book --top-p 0", "top_p must lie above 0 and be at most 1, got 0.0"),
+    ("sample {home}/book --temperature -0.1", "temperature must be at least 0 and finite"),
+    ("sample {home}/book --chunk 0", "--chunk must be 1 to 65536, got 0"),
+    ("complete {home}/book {home}/latin.txt", "a prompt is UTF-8 text"),
+    ("complete {home}/book größe", "the vocabulary has no 'gßö'"),
+    ("complete {home}/book {empty}", "a prompt has 1 to 16 symbols here, got 0"),
+    ("complete {home}/book times,times,times", "a prompt has 1 to 16 symbols here, got 17"),
+    ("complete {home}/book " + 1000 * "t", "a prompt has 1 to 16 symbols here, got 1000"),
+    ("complete {home}/book times --top-k 0", "top_k must lie in 1 to 15"),
+    ("complete {home}/book times --top-k 99", "top_k must lie in 1 to 15"),
+    ("complete {home}/book times --temperature -1", "temperature must be at least 0 and finite"),
+    ("complete {home}/book times -n 0", "-n must be at least 1, got 0"),
+    ("complete {home}/digits digits", "name one, such as -o completions.png"),
+    ("complete {home}/digits {home}/bad.png -o {home}/x.png", "bad.png is an unreadable picture"),
+    ("complete {home}/digits digits --keep 1 -o {home}/x.gif", "all was known; know less"),
+    ("complete {home}/digits digits --keep 1.5 -o {home}/x.png", "--keep must be in [0, 1], got 1.5"),
     ("score {home}/run digits -o {home}/x.csv", "was fitted on vectors"),
     ("score {home}/wgan {home}/good.npy -o {home}/x.csv", "has no likelihood"),
     ("encode {home}/marginals digits -o {home}/x.npy", "marginals cannot encode"),
@@ -127,7 +160,7 @@ def test_one_line_and_exit_two(line, words, home, capsys, monkeypatch, tmp_path)
     monkeypatch.chdir(tmp_path)
     before = sorted(str(path) for path in home.rglob("*"))
     capsys.readouterr()
-    status = main(line.format(home=home).split())
+    status = main([word.format(home=home, empty="") for word in line.split()])
     printed = capsys.readouterr()
     assert status == 2, printed.out + printed.err
     lines = printed.err.strip().splitlines()
@@ -141,6 +174,31 @@ def test_one_line_and_exit_two(line, words, home, capsys, monkeypatch, tmp_path)
 
 def test_at_least_thirty():
     assert len(CASES) >= 30
+
+
+def test_more_than_memory_holds_is_one_line(home, capsys, monkeypatch):
+    monkeypatch.setattr("pofx.nn.memory.free_memory", lambda device: 1000)
+    for line in ("sample {home}/book -n 3", "complete {home}/digits digits -o {home}/x.png"):
+        assert main(line.format(home=home).split()) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert "they take" in printed.err
+        assert "1e-06 GB are free; draw fewer at once with --chunk" in printed.err
+        assert len(printed.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_what_the_allocator_refuses_is_one_line(error, home, capsys, monkeypatch):
+    def refuse(*args, **settings):
+        raise error
+
+    monkeypatch.setattr("pofx.runs.sample_many", refuse)
+    assert main(f"sample {home}/book --chunk 300".split()) == 2
+    printed = capsys.readouterr().err.strip()
+    assert "300 observations are more than it does" in printed
+    assert len(printed.splitlines()) == 1
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(home, capsys, monkeypatch):

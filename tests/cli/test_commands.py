@@ -2,13 +2,17 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from pofx.cli import main
+from pofx.growing import Growth
+from pofx.rendering import HIDDEN, sheet
 from pofx.runs import load
 
 
@@ -41,6 +45,8 @@ def home(tmp_path_factory):
         "wgan-table": "fit wgan-gp {home}/table.csv --condition kind --steps 5 --hidden 16,16",
         "vae-moons": "fit vae moons --steps 20 --hidden 16,16",
         "mixture": "fit gaussian-mixture moons --components 3",
+        "n-gram": "fit n-gram {home}/book.txt --length 16",
+        "gpt-table": "fit gpt {home}/table.csv --condition kind --steps 2 --width 16 --layers 1 --heads 2",
     }
     for name, line in fits.items():
         pofx(line + " --out {home}/" + name, home=folder)
@@ -143,11 +149,138 @@ def test_complete(home, tmp_path):
     texts = (tmp_path / "c.txt").read_text().split("\n---\n")
     assert len(texts) == 3
     assert all(text.startswith("times") for text in texts)
+    pofx("complete {home}/gpt-book times -n 2 --length 40 -o {out}/long.npy", home=home, out=tmp_path)
+    assert np.load(tmp_path / "long.npy").shape == (2, 40)
     pofx("complete {home}/gpt-photos {home}/photos -n 4 --keep 0.25 -o {out}/c.npy", home=home, out=tmp_path)
     real = load(home / "gpt-photos").data.test.rows()[0][:4]
     done = np.load(tmp_path / "c.npy")
     assert (done[:, :, :2] == real[:, :, :2].numpy()).all()
     assert (done[:, :, 2:] != real[:, :, 2:].numpy()).any()
+
+
+def test_text_longer_than_the_context(home, tmp_path):
+    pofx("sample {home}/gpt-book -n 2 --length 50 -o {out}/long.txt", home=home, out=tmp_path)
+    assert [len(text.removesuffix("\n")) for text in (tmp_path / "long.txt").read_text().split("\n---\n")] == [50, 50]
+    pofx("evaluate {home}/gpt-book --budget 1s --stride 4 --json {out}/e.json", home=home, out=tmp_path)
+    first = json.loads((tmp_path / "e.json").read_text())["scores"][0]
+    assert (first["metric"], first["kind"]) == ("log p(x), stride 4", "exact")
+    assert "at least 12 before it" in first["note"]
+
+
+def completed(home, tmp_path, source, flags):
+    """What the sheet and the array of the same completions hold."""
+    for name in ("c.png", "c.npy"):
+        pofx(f"complete {{home}}/gpt-photos {source} -o {{out}}/{name} {flags}", home=home, out=tmp_path)
+    domain, done = load(home / "gpt-photos").domain, torch.from_numpy(np.load(tmp_path / "c.npy"))
+    tiles = np.asarray(Image.open(tmp_path / "c.png"))
+    return domain, done, tiles
+
+
+def test_completions_stand_beside_what_was_given(home, tmp_path):
+    domain, done, page = completed(home, tmp_path, "{home}/photos", "-n 3 --keep 0.25")
+    real = load(home / "gpt-photos").data.test.rows()[0][:3]
+    rows = torch.stack([real, real, done], 1)
+    shown = np.asarray(sheet(rows.flatten(0, 1), domain, columns=3)).copy()
+    for top in range(2, len(shown), 50):
+        shown[top + 12 : top + 48, 52:100] = HIDDEN
+    np.testing.assert_array_equal(page, shown)
+
+
+def test_one_picture_is_completed_several_times(home, tmp_path):
+    photo = sorted((home / "photos" / "light").iterdir())[0]
+    domain, done, page = completed(home, tmp_path, str(photo), "-n 4")
+    given = torch.from_numpy(np.asarray(Image.open(photo)).copy()).permute(2, 0, 1)
+    assert (done[:, :, :4] == given[:, :4]).all()
+    assert len(done.unique(dim=0)) == 4
+    assert page.shape == (52, 6 * 50 + 2, 3)
+    np.testing.assert_array_equal(page[:, :52], np.asarray(sheet(given[None], domain)))
+
+
+def test_rows_of_a_table_are_completed(home, tmp_path):
+    pofx("complete {home}/gpt-table {home}/table.csv -n 4 -o {out}/c.npy", home=home, out=tmp_path)
+    real, done = load(home / "gpt-table").data.test.rows()[0][:4].numpy(), np.load(tmp_path / "c.npy")
+    assert (done[:, 0] == real[:, 0]).all()
+    assert (done[:, 1] != real[:, 1]).all()
+    pofx("complete {home}/gpt-table {home}/table.csv -n 4 -o {out}/c.png", home=home, out=tmp_path)
+    scatter = sheet(torch.from_numpy(done), load(home / "gpt-table").domain)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "c.png")), np.asarray(scatter))
+
+
+@pytest.mark.parametrize("run", ["gpt-book", "n-gram"])
+def test_text_is_printed(home, tmp_path, capsys, run):
+    capsys.readouterr()
+    pofx("sample {home}/{run} -n 3 --json {out}/said.json", home=home, run=run, out=tmp_path)
+    printed = capsys.readouterr().out
+    assert json.loads((tmp_path / "said.json").read_text()) == {"run": str(home / run), "n": 3, "output": "-"}
+    pofx("sample {home}/{run} -n 3 --chunk 1 -o {out}/x.txt --quiet", home=home, run=run, out=tmp_path)
+    assert printed == (tmp_path / "x.txt").read_text()
+    assert capsys.readouterr().out == ""
+    pofx("sample {home}/{run} -o -", home=home, run=run)
+    assert capsys.readouterr().out == printed[:16] + "\n", "one, and more of them do not change it"
+
+
+def test_a_completed_text_is_printed(home, capsys):
+    capsys.readouterr()
+    pofx("complete {home}/gpt-book times -n 2", home=home)
+    texts = capsys.readouterr().out.removesuffix("\n").split("\n---\n")
+    assert [(text[:5], len(text)) for text in texts] == [("times", 16)] * 2
+    pofx("complete {home}/gpt-book {prompt}", home=home, prompt="t" * 16)
+    assert capsys.readouterr().out == "t" * 16 + "\n", "nothing is left to draw"
+
+
+def test_a_terminal_sees_what_a_file_gets(home, tmp_path, capsys, monkeypatch):
+    capsys.readouterr()
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    pofx("sample {home}/gpt-book -n 3 -o {out}/x.txt", home=home, out=tmp_path)
+    assert capsys.readouterr().out == (tmp_path / "x.txt").read_text() + f"3 samples of gpt: {tmp_path}/x.txt\n"
+
+
+def test_an_interrupted_text_stays_on_the_screen(home, capsys, monkeypatch):
+    pofx("sample {home}/gpt-book", home=home)
+    whole = capsys.readouterr().out
+    pieces = []
+
+    def write(piece):
+        if len(pieces) == 5:
+            pieces.append("")
+            raise KeyboardInterrupt
+        pieces.append(piece)
+
+    monkeypatch.setattr("pofx.cli.drawing._print", write)
+    assert main(["sample", str(home / "gpt-book"), "-n", "2"]) == 130
+    assert "".join(pieces) == whole[:5] + "\n"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_reader_that_leaves_is_no_fault(home):
+    command = [sys.executable, "-m", "pofx", "sample", str(home / "gpt-book"), "-n", "100"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 0
+
+
+@pytest.mark.parametrize(("verb", "frames"), [("sample", 9), ("complete", 5)])
+def test_pictures_grow(home, tmp_path, verb, frames):
+    what = "{home}/gpt-photos" + (" {home}/photos" if verb == "complete" else "")
+    for name in ("x.webp", "x.gif", "x.npy"):
+        pofx(f"{verb} {what} -n 5 --chunk 5 -o {{out}}/{name}", home=home, out=tmp_path)
+    drawn = torch.from_numpy(np.load(tmp_path / "x.npy"))
+    with Image.open(tmp_path / "x.webp") as picture:
+        *_, last = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(picture)]
+        assert picture.n_frames == frames
+    np.testing.assert_array_equal(last, np.asarray(sheet(drawn, load(home / "gpt-photos").domain)))
+    assert Image.open(tmp_path / "x.gif").n_frames == frames
+
+
+def test_several_chunks_grow_together(home):
+    run = load(home / "gpt-photos")
+    growth = Growth(run.domain)
+    drawn = run.sample(5, chunk=2, watch=growth)
+    *_, last = frames = list(growth.frames())
+    assert len(frames) == 9
+    np.testing.assert_array_equal(np.asarray(last), np.asarray(sheet(drawn.x, run.domain)))
 
 
 def test_evaluate_says_kind_unit_and_n(home, tmp_path, capsys):

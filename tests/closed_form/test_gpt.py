@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pofx.conditions import Classes, TextCondition, VectorCondition
-from pofx.distributions.conditional import sharpen
+from pofx.distributions.conditional import draw, sharpen
 from pofx.domains import Images, Tokens, Vectors
 from pofx.errors import Unusable
 from pofx.models.autoregressive.gpt import GPT
@@ -116,7 +116,7 @@ def test_architectures_read_no_later_symbol(domain, architecture):
     model = gpt(domain, **architecture)
     h = torch.randn(1, 4, 8, generator=stream(0, "data")).double().requires_grad_()
     model._inputs = lambda *_: h
-    logits = model._outputs(torch.zeros(1, 4).long(), None, 0, 4)
+    logits = model._outputs(torch.zeros(1, 4).long(), None, 4)
     for t in range(4):
         (g,) = torch.autograd.grad(logits[0, t].square().sum(), h, retain_graph=True)
         assert (g[0].abs().sum(1) > 0).tolist() == [i <= t for i in range(4)]
@@ -141,8 +141,8 @@ def test_starts_uniform_where_the_last_layer_starts_at_zero():
 def test_soft_cap_bounds_the_logits():
     """cap tanh(logits / cap)."""
     s = torch.tensor([[0, 1, 2, 0]])
-    logits = gpt(TOKENS)._outputs(s, None, 0, 4)
-    torch.testing.assert_close(gpt(TOKENS, soft_cap=0.7)._outputs(s, None, 0, 4), 0.7 * torch.tanh(logits / 0.7))
+    logits = gpt(TOKENS)._outputs(s, None, 4)
+    torch.testing.assert_close(gpt(TOKENS, soft_cap=0.7)._outputs(s, None, 4), 0.7 * torch.tanh(logits / 0.7))
 
 
 @pytest.mark.parametrize("position", ["rotary", "learned"])
@@ -152,7 +152,7 @@ def test_the_place_is_read(domain, position):
     model = gpt(domain, position=position, layers=1, width=32)
     with torch.no_grad():
         model.start.copy_(model.values.weight[0])
-    logits = model._outputs(torch.zeros(1, 5).long(), None, 0, 2)[0].detach()
+    logits = model._outputs(torch.zeros(1, 5).long(), None, 2)[0].detach()
     assert torch.allclose(*logits) == (position == "rotary" and isinstance(domain, Tokens))
 
 
@@ -192,7 +192,7 @@ def test_tied_vectors_are_one_parameter():
     h = torch.randn(1, 4, 8, generator=stream(0, "data")).double()
     tied.trunk.forward = lambda *_, **__: h
     expected = torch.nn.functional.rms_norm(h, (8,)) @ tied.values.weight.T
-    torch.testing.assert_close(tied._outputs(torch.zeros(1, 4).long(), None, 0, 4), expected)
+    torch.testing.assert_close(tied._outputs(torch.zeros(1, 4).long(), None, 4), expected)
 
 
 def test_learns_a_known_distribution():
@@ -270,6 +270,82 @@ def test_cached_equals_uncached(domain, how):
         assert model.log_prob(a).isfinite().all()
 
 
+@pytest.mark.parametrize("domain", [TOKENS, COLOURS, Vectors(3)])
+@torch.no_grad()
+def test_cached_outputs_are_the_uncached_ones(domain):
+    """In single precision, each place, for a batch and for its rows alone, from the start and after a known part."""
+    model = gpt(domain, TWO).float()
+    x = (torch.arange(4 * domain.dims).view(4, *domain.shape) % 2).to(domain.dtype)
+    s, c = model.sequence.read(x), torch.arange(4) % 2
+    slow = model.outputs(s, c)
+    for rows in (slice(0, 4), slice(1, 2)):
+        for first in (0, domain.dims - 1):
+            step = model.stepper(len(s[rows]), c[rows], cached=True)
+            for t in range(first, domain.dims):
+                torch.testing.assert_close(step(s[rows], t), slow[rows, t], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("length", [3, 4, 5, 11])
+def test_text_longer_than_the_context(length):
+    """Cached, uncached, alone and in a batch; each symbol is the likeliest given its window, found by a plain loop."""
+    model, how = gpt(Tokens(5, 4)), {"temperature": 0.0, "length": length}
+    x = model.sample(2, generator=stream(0, "eval"), **how)
+    text = []
+    while len(text) < length:
+        start = 0 if len(text) < 4 else (len(text) - 4) // 2 * 2 + 2
+        window = torch.tensor([text[start:] + [0] * (4 - len(text) + start)])
+        text.append(int(model.outputs(window, None)[0, len(text) - start].argmax()))
+    assert x.tolist() == [text, text]
+    assert model.sample(1, generator=stream(0, "eval"), cached=False, **how)[0].tolist() == text
+    draws = [model.sample(6, generator=stream(3, "eval"), length=length, cached=cached) for cached in (True, False)]
+    assert torch.equal(*draws)
+
+
+def test_goes_on_from_a_beginning():
+    model, known = gpt(Tokens(5, 4)), torch.tensor([True, True, True, False])
+    x = torch.tensor([[1, 4, 2, 0], [3, 3, 0, 0]])
+    seen = []
+    kept = {"length": 9, "watch": lambda x, t: seen.append((x[:, :t].clone(), t))}
+    out, slow = (
+        model.complete(x, known, generator=stream(0, "eval"), cached=cached, **kept) for cached in (True, False)
+    )
+    assert torch.equal(out, slow)
+    assert torch.equal(out[:, :3], x[:, :3])
+    assert out.shape == (2, 9)
+    assert [t for _, t in seen] == 2 * [4, 5, 6, 7, 8, 9]
+    assert all(torch.equal(grown, out[:, :t]) for grown, t in seen)
+
+
+@pytest.mark.parametrize(("domain", "length"), [(RECORDS, 9), (PICTURES, 9), (Vectors(2), 9), (TOKENS, 0)])
+def test_refuses_lengths(domain, length):
+    with pytest.raises(Unusable, match="length"):
+        gpt(domain).sample(1, generator=stream(0, "eval"), length=length)
+
+
+def test_new_weights_are_seen():
+    model = gpt(TOKENS)
+    first = model.sample(50, generator=stream(0, "eval"))
+    with torch.no_grad():
+        model.trunk.blocks[0].attention.v.weight.neg_()
+        model.values.weight.neg_()
+    now, slow = (model.sample(50, generator=stream(0, "eval"), cached=cached) for cached in (True, False))
+    assert torch.equal(now, slow)
+    assert not torch.equal(now, first)
+
+
+def test_samples_may_be_learnt_from():
+    model = gpt(TOKENS)
+    model.loss(model.sample(2, generator=stream(0, "eval")), generator=stream(0, "noise")).total.backward()
+
+
+def test_no_symbol_of_probability_zero_is_drawn():
+    """Nor does a tiny one go missing: its share is met."""
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, -12.0, -torch.inf]]).expand(2_000_000, -1)
+    counts = torch.bincount(draw(logits, generator=stream(0, "eval")), minlength=5).tolist()
+    assert counts[0] == counts[2] == counts[4] == 0
+    assert counts[3] == pytest.approx(2e6 * math.exp(-12), abs=4 * math.sqrt(2e6 * math.exp(-12)))
+
+
 @pytest.mark.parametrize("domain", DOMAINS)
 @pytest.mark.parametrize("condition", [None, TWO])
 def test_completes_by_the_exact_conditional(domain, condition):
@@ -314,7 +390,7 @@ def test_sharpened_distributions():
 def test_greedy_takes_the_likeliest_symbol():
     model, s = gpt(TOKENS), torch.zeros(1, 4).long()
     for t in range(4):
-        s[:, t] = model._outputs(s, None, 0, t + 1)[:, -1].argmax(-1)
+        s[:, t] = model.outputs(s, None)[:, t].argmax(-1)
     draws = model.sample(5, generator=stream(0, "eval"), temperature=0.0)
     assert torch.equal(draws, s.expand(5, -1))
 

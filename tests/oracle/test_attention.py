@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pofx.errors import Unusable
-from pofx.nn.attention import Architecture, Attention, Block, Cache, Transformer, rms_norm, rotate, rotation
+from pofx.nn.attention import Architecture, Attention, Block, Transformer, rms_norm, rotate, rotation
 from pofx.randomness import seeded_init, stream
 
 
@@ -65,18 +65,6 @@ def test_who_sees_whom(pattern):
         (g,) = torch.autograd.grad(model(h, turns())[0, t].sum(), h)
         seen = g[0].abs().sum(1) > 0
         assert seen.tolist() == [pattern == "full" or i <= t for i in range(7)]
-
-
-@pytest.mark.parametrize("pieces", [(1,) * 7, (4, 1, 2), (7,), (2, 5)])
-@torch.no_grad()
-def test_cache_changes_nothing(pieces):
-    model, h = trunk("causal"), states()
-    cache, parts, first = Cache(model, 3, 7), [], 0
-    for piece in pieces:
-        at = slice(first, first + piece)
-        parts.append(model(h[:, at], turns()[:, at], cache=cache))
-        first += piece
-    torch.testing.assert_close(torch.cat(parts, 1), model(h, turns()))
 
 
 def test_starts_as_the_identity():

@@ -75,7 +75,7 @@ def test_equals_gpt2_by_hand(length):
     x = torch.randint(VOCABULARY, (3, length), generator=stream(0, "x"))
     read = torch.cat([torch.full((3, 1), VOCABULARY - 1), x[:, :-1]], dim=1)
     expected = torch.stack([by_hand(state, row) for row in read])
-    torch.testing.assert_close(model._outputs(x, None, 0, length).detach(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model._outputs(x, None, length).detach(), expected, atol=1e-5, rtol=1e-5)
     totals = torch.stack([log_p(logits, row) for logits, row in zip(expected, x)])
     torch.testing.assert_close(model.log_prob(x).detach(), totals, atol=1e-4, rtol=1e-5)
 
@@ -84,7 +84,7 @@ def test_starts_from_the_end_of_records():
     state = checkpoint()
     model = load(state, Tokens(VOCABULARY, 4, end=2), heads=HEADS)
     expected = by_hand(state, torch.tensor([2, 0, 1]))
-    torch.testing.assert_close(model._outputs(torch.tensor([[0, 1, 2, 2]]), None, 0, 3)[0].detach(), expected)
+    torch.testing.assert_close(model._outputs(torch.tensor([[0, 1, 2, 2]]), None, 3)[0].detach(), expected)
 
 
 def test_an_untied_head_is_its_own():
@@ -154,6 +154,6 @@ def test_equals_the_library(tmp_path):
     read = torch.cat([torch.full((4, 1), 49), x[:, :-1]], dim=1)
     with torch.no_grad():
         expected = peer(read).logits
-        logits = load(tmp_path, Tokens(50, 16))._outputs(x, None, 0, 16)
+        logits = load(tmp_path, Tokens(50, 16))._outputs(x, None, 16)
     assert float(expected.std()) > 0.5
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)

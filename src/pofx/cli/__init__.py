@@ -1,5 +1,6 @@
 """The command line: parses, calls, prints."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -25,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if speaks():
             print(f"pofx: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         return 2
+    except BrokenPipeError:  # whoever read what is printed has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         print(f"pofx: {error.filename or 'the disk'}: {error.strerror}; mend that and try again", file=sys.stderr)  # noqa: T201
         return 2

@@ -3,8 +3,11 @@
 import argparse
 import csv
 import io
+import math
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +17,15 @@ from torch import Tensor
 from pofx import catalogue, fitting, runs
 from pofx import data as sources
 from pofx.cli.bar import Bar, page
-from pofx.cli.parser import SAMPLER_FLAGS, SOURCE_FLAGS
+from pofx.cli.drawing import Destination
+from pofx.cli.parser import DRAWN_FLAGS, SOURCE_FLAGS
 from pofx.data.maps import partly_read
+from pofx.data.pictures import is_picture, read_picture
 from pofx.domains import Domain, Images, Tokens
 from pofx.errors import Unusable
 from pofx.evaluate.score import Score
 from pofx.files import write_json, write_text, write_whole
-from pofx.protocols import Completes, Encodes, capabilities
+from pofx.protocols import Completes, Encodes, Samples, capabilities
 from pofx.rendering import Sampled, natural_suffix, tokens_of
 from pofx.runs import Run
 from pofx.train.launch import speaks
@@ -121,12 +126,17 @@ def resume_command(options: argparse.Namespace) -> int:
 
 
 def sample_command(options: argparse.Namespace) -> int:
-    """Draws from a run's model into a file."""
+    """Draws from a run's model: into a file, or text onto the screen."""
     run = _run(options)
-    samples = run.sample(options.n, options.condition, seed=options.seed, **_given(options, SAMPLER_FLAGS))
-    samples.save(options.output)
-    _printer(options)(f"{options.n} samples of {run.name}: {options.output}")
-    _write_json(options, {"run": str(run.folder), "n": options.n, "output": options.output})
+    run.require(Samples, "sample")
+    place = Destination(run, "sample", options)
+    n = _how_many(options, 1 if place.on_screen else 64)
+    with place.drawing():
+        samples = run.sample(n, options.condition, seed=options.seed, **place.given | _given(options, DRAWN_FLAGS))
+    place.take(samples)
+    if not place.on_screen:
+        _printer(options)(f"{n} samples of {run.name}: {place.path}")
+    _write_json(options, {"run": str(run.folder), "n": n, "output": place.path})
     return 0
 
 
@@ -201,26 +211,20 @@ def interpolate_command(options: argparse.Namespace) -> int:
 
 
 def complete_command(options: argparse.Namespace) -> int:
-    """Fills in the rest of a text prompt, or the lower part of pictures."""
-    from pofx.randomness import stream
-
+    """Fills in the rest of a text prompt, of pictures or of a table's rows."""
     run = _run(options)
     run.require(Completes, "complete")
-    if options.n < 1:
-        raise Unusable(f"-n must be at least 1, got {options.n}; leave it out for 8")
-    x, known = _prompt(run, options)
-    if not run.model.completes(known):
-        raise Unusable(f"{run.name} completes what follows a known beginning, and this is not one; change --keep")
-    rows = run.rows(options.condition)
-    generator = stream(options.seed, "complete", device=run.device)
-    with torch.no_grad():
-        done = run.model.complete(
-            x.to(run.device), known.to(run.device), None if rows is None else rows.to(run.device),
-            generator=generator, **_given(options, SAMPLER_FLAGS),
-        )  # fmt: skip
-    Sampled(done.cpu(), run.domain).save(options.output)
-    _printer(options)(f"{len(done)} completions: {options.output}")
-    _write_json(options, {"n": len(done), "output": options.output})
+    place = Destination(run, "complete", options)
+    x, known = _prompt(run, options, _how_many(options, 1 if place.on_screen else 8))
+    given = place.given | _given(options, DRAWN_FLAGS)
+    with place.drawing():
+        done = run.complete(x, known, options.condition, seed=options.seed, **given)
+    to_picture = isinstance(run.domain, Images) and Path(place.path).suffix.lower() == ".png"
+    place.take(_beside_what_was_given(x, known, done) if to_picture else done)
+    if not place.on_screen:
+        each = ", after the originals and what was given of them" if to_picture else ""
+        _printer(options)(f"{len(done)} completions{each}: {place.path}")
+    _write_json(options, {"n": len(done), "output": place.path})
     return 0
 
 
@@ -258,7 +262,9 @@ def evaluate_command(options: argparse.Namespace) -> int:
     run = _run(options)
     limit = None if options.budget is None else seconds(options.budget)
     watch = Bar(quiet=options.quiet)
-    scores = run.evaluate(options.split, seconds=limit, seed=options.seed, devices=options.devices, watch=watch)
+    scores = run.evaluate(
+        options.split, seconds=limit, seed=options.seed, devices=options.devices, stride=options.stride, watch=watch
+    )
     if speaks():
         _print_scores(run, scores)
     _write_json(options, {"run": str(run.folder), "scores": [score.to_json() for score in scores]})
@@ -333,30 +339,35 @@ def _batches(run: Run, x: Tensor, c: Tensor | None, size: int = 256) -> Iterable
         yield x[start : start + size].to(run.device), rows
 
 
-def _prompt(run: Run, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """What is known: a text's beginning, or the top of pictures."""
+def _beside_what_was_given(x: Tensor, known: Tensor, done: Sampled) -> Sampled:
+    """For each picture the original, what was given of it, and its completion, or all those of a single picture."""
+    each = len(x) if (x == x[:1]).all() else 1
+    originals, completions = x[::each, None], done.x.unflatten(0, (-1, each))
+    rows = torch.cat([originals, originals, completions], dim=1)
+    hidden = torch.zeros(rows.shape, dtype=torch.bool)
+    hidden[:, 1] = ~known
+    columns = (2 + each) * math.ceil(len(rows) / 8)
+    return replace(done, x=rows.flatten(0, 1), columns=columns, hidden=hidden.flatten(0, 1))
+
+
+def _prompt(run: Run, options: argparse.Namespace, n: int) -> tuple[Tensor, Tensor]:
+    """What is known: a text's beginning, the top of pictures, or the first columns of a table."""
     if isinstance(run.domain, Tokens):
-        path = Path(options.input)
-        text = path.read_text(encoding="utf-8") if path.is_file() else options.input
-        prompt = tokens_of(text, run.domain)
+        prompt = tokens_of(_text_of(options.input), run.domain)
         if not 0 < len(prompt) <= run.domain.length:
             raise Unusable(
                 f"a prompt has 1 to {run.domain.length} symbols here, got {len(prompt)}; shorten it or type one"
             )
-        x = torch.zeros(options.n, run.domain.length, dtype=torch.int64)
+        x = torch.zeros(n, run.domain.length, dtype=torch.int64)
         x[:, : len(prompt)] = prompt
         return x, torch.arange(run.domain.length) < len(prompt)
     if not 0 <= options.keep <= 1:
         raise Unusable(f"--keep must be in [0, 1], got {options.keep}")
-    data = (
-        run.data
-        if runs.lasting(options.input) == run.config["origin"]
-        else sources.load(options.input, seed=run.config["seed"])
-    )
-    _require_domain(run, options.input, data.domain)
-    x = data.test.rows()[0][: options.n]
+    x = _to_complete(run, options.input, n)
+    axis = -2 if isinstance(run.domain, Images) else -1
+    extent = run.domain.shape[axis]
     known = torch.zeros(run.domain.shape, dtype=torch.bool)
-    known[..., : round(options.keep * run.domain.shape[-2]), :] = True
+    known.narrow(axis, 0, round(options.keep * extent)).fill_(True)
     return x, known
 
 
@@ -366,6 +377,34 @@ def _require_domain(run: Run, source: str, domain: Domain) -> None:
             f"{source} is {_described(domain)}, but {run.folder} was fitted on {_described(run.domain)}; "
             "give data of the same kind"
         )
+
+
+def _to_complete(run: Run, source: str, n: int) -> Tensor:
+    """One picture n times, or the first n test observations of a source."""
+    if isinstance(run.domain, Images) and is_picture(Path(source)):
+        return read_picture(Path(source), run.domain).expand(n, *run.domain.shape)
+    data = run.data if runs.lasting(source) == run.config["origin"] else sources.load(source, seed=run.config["seed"])
+    _require_domain(run, source, data.domain)
+    return data.test.rows()[0][:n]
+
+
+def _text_of(prompt: str) -> str:
+    """The prompt itself, or what is in the file of that name."""
+    path = Path(prompt)
+    with suppress(OSError):  # a prompt may be too long for a name
+        if path.is_file():
+            try:
+                return path.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                raise Unusable(f"a prompt is UTF-8 text, and {path} is not; save it as UTF-8") from None
+    return prompt
+
+
+def _how_many(options: argparse.Namespace, usual: int) -> int:
+    n = usual if options.n is None else options.n
+    if n < 1:
+        raise Unusable(f"-n must be at least 1, got {n}; leave it out for {usual}")
+    return n
 
 
 def _require_method(run: Run, name: str) -> None:

@@ -181,9 +181,18 @@ def _logger_flag(parser: Parser) -> None:
 
 def _sample(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("run", metavar="RUN")
-    parser.add_argument("-n", type=int, default=64, metavar="N", help="how many (64)")
-    parser.add_argument("-o", dest="output", required=True, metavar="FILE", help=".png, .npy, .txt or .csv")
+    parser.add_argument("-n", type=int, metavar="N", help="how many (64; of text on the screen 1)")
+    _drawn_flags(parser)
+
+
+def _drawn_flags(parser: Parser) -> None:
+    """Where what is drawn goes, and how it is drawn."""
+    files = ".png, .npy, .txt or .csv; .gif or .webp: pictures row by row; - or none: text as it is drawn"
+    parser.add_argument("-o", dest="output", metavar="FILE", help=files)
     parser.add_argument("--condition", metavar="VALUE", help="a class's name or index, a text, or numbers")
+    parser.add_argument(
+        "--chunk", type=int, metavar="N", help="drawn together (as the run says; text on the screen: 1)"
+    )
     _sampler_flags(parser)
 
 
@@ -192,12 +201,13 @@ def _sampler_flags(parser: Parser) -> None:
     group.add_argument("--temperature", type=float, help="below 1: likelier, above: more varied; 0: the likeliest")
     group.add_argument("--top-k", type=int, help="only the k likeliest symbols")
     group.add_argument("--top-p", type=float, help="only the likeliest symbols that hold this mass")
+    group.add_argument("--length", type=int, help="symbols of a text; may be more than the model sees at once")
     group.add_argument("--guidance", type=float, help="above 1: follow the condition more")
     group.add_argument("--steps", type=int, help="of the solver")
     group.add_argument("--method", help="of the solver: heun or euler")
 
 
-SAMPLER_FLAGS = ("temperature", "top_k", "top_p", "guidance", "steps", "method")
+DRAWN_FLAGS = ("chunk", "temperature", "top_k", "top_p", "length", "guidance", "steps", "method")
 
 
 def _run_source(parser: Parser, arguments: list[str]) -> None:
@@ -218,12 +228,16 @@ def _interpolate(parser: Parser, arguments: list[str]) -> None:
 
 def _complete(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("run", metavar="RUN")
-    parser.add_argument("input", metavar="INPUT", help="a text to go on with, or a picture or source to complete")
-    parser.add_argument("-o", dest="output", required=True, metavar="FILE")
-    parser.add_argument("-n", type=int, default=8, metavar="N", help="completions, or pictures (8)")
-    parser.add_argument("--keep", type=float, default=0.5, help="share of a picture's top that is kept (0.5)")
-    parser.add_argument("--condition", metavar="VALUE", help="a class's name or index, a text, or numbers")
-    _sampler_flags(parser)
+    parser.add_argument(
+        "input",
+        metavar="INPUT",
+        help="a text or its file, to go on with; a picture, or a source whose test part is completed",
+    )
+    parser.add_argument("-n", type=int, metavar="N", help="completions, or pictures (8; of text on the screen 1)")
+    parser.add_argument(
+        "--keep", type=float, default=0.5, help="share of a picture's top, or of a table's columns (0.5)"
+    )
+    _drawn_flags(parser)
 
 
 def _compress(parser: Parser, arguments: list[str]) -> None:
@@ -249,6 +263,7 @@ def _evaluate(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("--split", default="test", choices=("test", "validation", "train"))
     parser.add_argument("--budget", help="time for all scores (as long as training took)")
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="cores or GPUs that share the work (1)")
+    parser.add_argument("--stride", type=int, metavar="N", help="score a text as one, by windows that move on by N too")
 
 
 def _compare(parser: Parser, arguments: list[str]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pofx.data import decoded
 from pofx.data.dataset import Data
-from pofx.data.decoded import Run, cached_folder, decode, loaded, measure
+from pofx.data.decoded import Run, cached_folder, decode, loaded, measure, pixels_of
 from pofx.data.maps import goes_on_disk, rows_at_most
 from pofx.data.request import Findings, Options, Request
 from pofx.data.rows import Labels, Observations, split_rows
@@ -56,6 +56,31 @@ def _resize(x: Tensor, size: int, levels: int) -> Tensor:
         for part in square.split(4096)
     ]  # fmt: skip
     return torch.cat(resized)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a path is a picture's file."""
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def read_picture(path: Path, domain: Images) -> Tensor:
+    """The picture in a file as an observation (1, C, H, W), cut and resized to the domain.
+
+    Raises:
+        Unusable: it cannot be read, or observations are no pictures that a file holds.
+    """
+    from PIL import Image
+
+    if domain.levels is None or domain.palette or domain.channels not in (1, 3):
+        raise Unusable(f"a file holds grey or RGB levels, and observations here are {domain}; give a .npy array")
+    try:
+        with Image.open(path) as file:
+            rgb = Image.fromarray(pixels_of(file, (domain.width, domain.height)))
+    except Exception:  # Pillow answers broken files with many kinds of exception
+        raise Unusable(f"{path} is an unreadable picture; give one that opens") from None
+    pixels = np.array(rgb if domain.channels == 3 else rgb.convert("L")).reshape(domain.height, domain.width, -1)
+    y = Images(domain.channels, domain.height, domain.width).centre(torch.from_numpy(pixels).permute(2, 0, 1))
+    return domain.quantise(y)[None]
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,31 @@ class Symbol:
 
 
 @dataclass(frozen=True)
+class Bit(Symbol):
+    """0 or 1: the output is the logit of 1, half the outputs of a softmax over two symbols."""
+
+    vocabulary: int = 2
+
+    @property
+    def outputs(self) -> int:
+        """P = 1."""
+        return 1
+
+    def log_prob(self, outputs: Float[Tensor, "*B 1"], s: Int[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+        """log p(s), nats."""
+        logit = outputs[..., 0]
+        return -F.binary_cross_entropy_with_logits(logit, s.to(logit.dtype), reduction="none")
+
+    def logits(self, outputs: Float[Tensor, "*B 1"]) -> Float[Tensor, "*B 2"]:
+        """Logits of 0 and 1."""
+        return torch.cat([torch.zeros_like(outputs), outputs], dim=-1)
+
+    def draw(self, outputs: Float[Tensor, "B 1"], *, generator: Generator, **how: Any) -> Int[Tensor, "B"]:
+        """One bit a row; ``how`` is what ``sharpen`` takes."""
+        return draw(self.logits(outputs), generator=generator, **how)
+
+
+@dataclass(frozen=True)
 class Level(Symbol):
     """One of V levels in order: the outputs are weights, places and widths of M discretised logistics."""
 
@@ -163,11 +188,18 @@ def draw(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Int[Tensor, "B"]:
-    """One symbol per row from the sharpened distribution; temperature 0 takes the likeliest."""
+    """One symbol per row from the sharpened distribution, by inversion; temperature 0 takes the likeliest.
+
+    The symbol is the first whose cumulative probability exceeds a uniform u, one a row: never one of probability 0.
+    """
     if temperature == 0:
         return logits.argmax(-1)
-    p = sharpen(logits, temperature=temperature, top_k=top_k, top_p=top_p).softmax(-1)
-    return torch.multinomial(p, 1, generator=generator)[:, 0]
+    if temperature != 1 or top_k is not None or top_p is not None:
+        logits = sharpen(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+    # Doubles, so that the grid of u and the rounding of the sums are finer than any probability that matters.
+    cdf = logits.softmax(-1, dtype=torch.float64).cumsum(-1)
+    u = torch.rand((len(cdf), 1), generator=generator, dtype=torch.float64, device=cdf.device)
+    return torch.searchsorted(cdf, u.mul_(cdf[:, -1:]), right=True)[:, 0]
 
 
 def _components(outputs: Tensor, mixtures: int) -> tuple[Tensor, Tensor, Tensor]:

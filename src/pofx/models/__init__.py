@@ -11,6 +11,7 @@ from typing import Any
 _HOMES = {
     "GPT": "autoregressive.gpt",
     "MaskedLM": "autoregressive.masked_lm",
+    "MADE": "autoregressive.made",
     "VAE": "autoencoders.vae",
     "WGAN": "adversarial.wgan",
     "FlowMatching": "diffusion.flow_matching",

@@ -1,4 +1,4 @@
-"""A transformer's trunk: blocks of attention and MLP, causal or full by one argument, and a cache for decoding.
+"""A transformer's trunk: blocks of attention and MLP, causal or full by one argument.
 
 Shapes: B batch, T positions, E width, N heads, D = E / N, P = D / 2 rotated pairs.
 """
@@ -100,32 +100,24 @@ def rotation(places: Int[Tensor, "T A"], pairs: int, *, base: float = 10000.0) -
     return torch.stack([angle.cos(), angle.sin()])
 
 
-def rotate(x: Float[Tensor, "B N T D"], turn: Float[Tensor, "2 T P"]) -> Float[Tensor, "B N T D"]:
+def rotate(x: Float[Tensor, "*B D"], turn: Float[Tensor, "2 *A P"]) -> Float[Tensor, "*B D"]:
     """Turns each pair (x_i, x_{i + P}) by its angle."""
     cos, sin = turn.to(x.dtype)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
-class Cache:
-    """Keys and values of the positions read so far, allocated once for the whole batch: (layers, 2, B, N, T, D).
-
-    For use under ``torch.no_grad``: the store is written in place.
-    """
-
-    def __init__(self, trunk: "Transformer", batch: int, length: int) -> None:
-        weight = next(trunk.parameters())
-        size = len(trunk.blocks), 2, batch, trunk.heads, length, trunk.width // trunk.heads
-        self.pairs = weight.new_zeros(size)
-        self.used = 0
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores the new keys and values of a layer; gives views of all so far."""
-        stop = self.used + k.shape[2]
-        keys, values = self.pairs[layer]
-        keys[:, :, self.used : stop] = k
-        values[:, :, self.used : stop] = v
-        return keys[:, :, :stop], values[:, :, :stop]
+def attend(
+    q: Float[Tensor, "B N M D"], k: Float[Tensor, "B N T D"], v: Float[Tensor, "B N T D"], *, scale: float | None = None
+) -> Float[Tensor, "B N M D"]:
+    """Causal attention of the last M of T places: each sees the places up to its own; scale is 1 / sqrt(D)."""
+    new, all_ = q.shape[2], k.shape[2]
+    if new == 1:
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    if new == all_:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+    sees = torch.ones(new, all_, dtype=torch.bool, device=q.device).tril(all_ - new)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=sees, scale=scale)
 
 
 class Attention(nn.Module):
@@ -140,33 +132,16 @@ class Attention(nn.Module):
         self.heads, self.pattern, self.architecture = heads, pattern, architecture
         self.q, self.k, self.v, self.out = (architecture.linear(width, width) for _ in range(4))
 
-    def forward(
-        self,
-        x: Float[Tensor, "B T E"],
-        turn: Float[Tensor, "2 T P"] | None = None,
-        cache: Cache | None = None,
-        layer: int = 0,
-    ) -> Float[Tensor, "B T E"]:
-        """The positions of x attend to each other, and to those in the cache."""
+    def forward(self, x: Float[Tensor, "B T E"], turn: Float[Tensor, "2 T P"] | None = None) -> Float[Tensor, "B T E"]:
+        """The positions of x attend to each other."""
         q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
         q, k = (self._placed(u, turn).to(v.dtype) for u in (q, k))
-        if cache is not None:
-            k, v = cache.extend(layer, k, v)
-        return self.out(self._attend(q, k, v).transpose(1, 2).flatten(2))
+        attended = attend(q, k, v) if self.pattern == "causal" else F.scaled_dot_product_attention(q, k, v)
+        return self.out(attended.transpose(1, 2).flatten(2))
 
     def _placed(self, u: Tensor, turn: Tensor | None) -> Tensor:
         u = rms_norm(u) if self.architecture.qk_norm else u
         return u if turn is None else rotate(u, turn)
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """A causal query sees the keys up to its own place; the queries are the last of the places."""
-        new, all_ = q.shape[2], k.shape[2]
-        if self.pattern == "full" or new == 1:
-            return F.scaled_dot_product_attention(q, k, v)
-        if new == all_:
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        sees = torch.ones(new, all_, dtype=torch.bool, device=q.device).tril(all_ - new)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=sees)
 
 
 class Block(nn.Module):
@@ -183,11 +158,9 @@ class Block(nn.Module):
         self.first, self.second = (architecture.normaliser(width) for _ in range(2))
         self.activation = _ACTIVATIONS[architecture.activation]
 
-    def forward(
-        self, h: Tensor, turn: Tensor | None = None, cache: Cache | None = None, layer: int = 0
-    ) -> Float[Tensor, "B T E"]:
+    def forward(self, h: Tensor, turn: Tensor | None = None) -> Float[Tensor, "B T E"]:
         """(B, T, E) to (B, T, E)."""
-        h = h + self.attention(self.first(h), turn, cache, layer)
+        h = h + self.attention(self.first(h), turn)
         return h + self.down(self._hidden(self.second(h)))
 
     @torch.no_grad()
@@ -248,12 +221,9 @@ class Transformer(nn.Module):
         h: Float[Tensor, "B T E"],
         turn: Float[Tensor, "2 T P"] | None = None,
         *,
-        cache: Cache | None = None,
         depth: int | None = None,
     ) -> Float[Tensor, "B T E"]:
-        """Runs the first ``depth`` blocks (all by default); with a cache, h holds only the positions not yet in it."""
-        for layer, block in enumerate(self.blocks[:depth]):
-            h = block(h, turn, cache, layer)
-        if cache is not None:
-            cache.used += h.shape[1]
+        """Runs the first ``depth`` blocks, all by default."""
+        for block in self.blocks[:depth]:
+            h = block(h, turn)
         return h

@@ -37,15 +37,59 @@ def decode(
         watch: sees each step.
     """
     s = s.masked_fill(~known, 0)
-    first = int(known.sum(1).min()) if len(s) else s.shape[1]
+    lengths = known.sum(1)
+    first, last = (int(lengths.min()), int(lengths.max())) if len(s) else (s.shape[1], 0)
     done = torch.zeros_like(known[:, 0]) if end is None else (s[:, :first] == end).any(1)
     for t in range(first, s.shape[1]):
         new = choose(outputs(s, t), t)
         if end is not None:
             new = new.masked_fill(done, end)
-        s[:, t] = torch.where(known[:, t], s[:, t], new)
+        s[:, t] = torch.where(known[:, t], s[:, t], new) if t < last else new
         if end is not None:
             done = done | (s[:, t] == end)
         if watch is not None:
             watch(s, t + 1)
     return s
+
+
+@torch.no_grad()
+def decode_on(
+    stepper: Callable[[], Outputs],
+    s: Shaped[Tensor, "B L"],
+    known: Bool[Tensor, "B L"],
+    choose: Choose,
+    *,
+    length: int,
+    watch: Watch | None = None,
+) -> Shaped[Tensor, "B L"]:
+    """``decode`` of a text of any length by a network that sees ``length`` = T places.
+
+    A full window moves on by T // 2 places: its last T - T // 2 symbols are the known beginning of the next. So each
+    symbol but the first T is drawn given at least T - T // 2 before it, and a symbol costs the same wherever it stands.
+
+    Args:
+        stepper: gives the outputs for a new window.
+        s: what is known; the rest is not read.
+        known: which values are kept; in each row they come first.
+        choose: the values at one place, which is counted from the window's beginning.
+        length: T.
+        watch: sees each step of the whole.
+    """
+    s, total, start, stop = s.masked_fill(~known, 0), s.shape[1], 0, 0
+    while stop < total:
+        here = slice(start, start + length)
+        seen = known[:, here].clone()
+        seen[:, : stop - start] = True
+        if not seen.all():
+            s[:, here] = decode(stepper(), s[:, here], seen, choose, watch=watch and _within(s, here, watch))
+        start, stop = start + max(1, length // 2), start + length
+    return s
+
+
+def _within(s: Tensor, here: slice, watch: Watch) -> Watch:
+    def grown(window: Tensor, t: int) -> None:
+        whole = s.clone()
+        whole[:, here] = window
+        watch(whole, here.start + t)
+
+    return grown

@@ -85,11 +85,11 @@ def check_chunks_keep_the_first_samples(
 
 @promise(Samples)
 def check_cache_changes_nothing(build: Build, domain: Domain, condition: Condition | None, *, steps: int) -> None:
-    """Where ``sample`` takes ``cached``, the samples are the same without."""
+    """Where ``sample`` takes ``cached``, the samples are the same without; real numbers but for their last digits."""
     model = specimen(build, domain, condition, steps, double=True)
     if "cached" in inspect.signature(model.sample).parameters:
         with_it, without = (model.sample(200, generator=stream(0, "cache"), cached=cached) for cached in (True, False))
-        ensure_same_bits(with_it, without, "samples differ between cached and uncached decoding")
+        ensure_close(with_it, without, "samples differ between cached and uncached decoding")
 
 
 def _numpy_state() -> str:

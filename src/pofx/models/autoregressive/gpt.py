@@ -1,5 +1,6 @@
 """GPT: a causal transformer over symbols, pixels or the numbers of a table, with an exact likelihood."""
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -15,7 +16,8 @@ from pofx.models.autoregressive.advice import advice, gram_length
 from pofx.models.autoregressive.chain import Autoregressive
 from pofx.models.autoregressive.embedding import at_places, embeddings, shrink, turn
 from pofx.models.autoregressive.grams import Grams
-from pofx.nn.attention import Activation, Architecture, Cache, Norm, Position, Transformer, rms_norm
+from pofx.nn.attention import Activation, Architecture, Norm, Position, Transformer, rms_norm
+from pofx.nn.decoder import Decoder, Normed
 from pofx.nn.mlp import ConditionEmbedding
 from pofx.samplers.decoding import Outputs
 
@@ -102,16 +104,21 @@ class GPT(Autoregressive):
 
     def outputs(self, s: Shaped[Tensor, "B T"], c: Tensor | None) -> Float[Tensor, "B T P"]:
         """What the head puts out for each value, from those before it."""
-        return self._outputs(s, c, 0, s.shape[1])
+        return self._outputs(s, c, s.shape[1])
 
     @torch.no_grad()
     def stepper(self, n: int, c: Tensor | None, *, cached: bool) -> Outputs:
         """Place by place, keys and values of the places before kept; without a cache all is read anew each time."""
-        cache = Cache(self.trunk, n, self.sequence.length) if cached else None
+        if not cached:
+            return lambda s, t: self._outputs(s, c, t + 1)[:, -1]
+        length = self.sequence.length
+        decoder = Decoder(self.trunk, n, length, self._turn(0, length))
+        read, read_out = self._reader(), Normed(self.norm, self._head)
 
         def outputs(s: Tensor, t: int) -> Tensor:
-            first = cache.used if cache else 0
-            return self._outputs(s, c, first, t + 1, cache)[:, -1]
+            first = decoder.used
+            h = read(s, t) if 0 < first == t else self._inputs(s, c, first, t + 1)
+            return self._capped(read_out(decoder(h)[:, -1]))
 
         return outputs
 
@@ -134,11 +141,16 @@ class GPT(Autoregressive):
         h = self.trunk(self._inputs(s, None, 0, stop), self._turn(0, stop), depth=depth)
         return rms_norm(h).mean(1)
 
-    def _outputs(self, s: Tensor, c: Tensor | None, first: int, stop: int, cache: Cache | None = None) -> Tensor:
-        """(B, stop - first, P) of the places ``first`` .. ``stop`` - 1."""
-        h = self.trunk(self._inputs(s, c, first, stop), self._turn(first, stop), cache=cache)
-        h = self.norm(h)
-        outputs = F.linear(h, cast(nn.Embedding, self.values).weight) if self.head is None else self.head(h)
+    def _outputs(self, s: Tensor, c: Tensor | None, stop: int) -> Float[Tensor, "B T P"]:
+        """Of the first ``stop`` places, all read at once."""
+        h = self.norm(self.trunk(self._inputs(s, c, 0, stop), self._turn(0, stop)))
+        return self._capped(F.linear(h, self._head) if self.head is None else self.head(h))
+
+    @property
+    def _head(self) -> Float[Tensor, "P E"]:
+        return cast(nn.Embedding, self.values).weight if self.head is None else self.head.weight
+
+    def _capped(self, outputs: Float[Tensor, "*B P"]) -> Float[Tensor, "*B P"]:
         return outputs if self.soft_cap is None else self.soft_cap * torch.tanh(outputs / self.soft_cap)
 
     def _inputs(self, s: Tensor, c: Tensor | None, first: int, stop: int) -> Float[Tensor, "B T E"]:
@@ -148,7 +160,20 @@ class GPT(Autoregressive):
             h = torch.cat([self._start(c, len(s))[:, None], h], dim=1)
         if self.grams is not None:
             h = h + self.grams(s, first, stop)
-        h = at_places(h, self.axes, self.sequence.places[first:stop])
+        return self._scaled(at_places(h, self.axes, self.sequence.places[first:stop]))
+
+    def _reader(self) -> Callable[[Tensor, int], Tensor]:
+        """(s, t) to what position t > 0 reads (B, 1, E): what does not change from step to step is made once."""
+        if self.grams is not None:
+            return lambda s, t: self._inputs(s, None, t, t + 1)
+        if isinstance(self.values, nn.Embedding) and not self.axes:
+            symbols = self._scaled(self.values.weight)
+            return lambda s, t: F.embedding(s[:, t - 1 : t], symbols)
+        places = self.sequence.places
+        at = at_places(self._head.new_zeros(1, len(places), self.width), self.axes, places)
+        return lambda s, t: self._scaled(self.values(s[:, t - 1 : t]) + at[:, t : t + 1])
+
+    def _scaled(self, h: Float[Tensor, "*B E"]) -> Float[Tensor, "*B E"]:
         return rms_norm(h) if self.architecture.norm == "rms" else h
 
     def _start(self, c: Tensor | None, n: int) -> Float[Tensor, "B E"]:
