@@ -28,7 +28,7 @@ Sampler = Callable[[int, int], None]  # (batch, tokens)
 
 def pofx(block: int) -> Sampler:
     with seeded_init(0):
-        model = GPT(Tokens(VOCABULARY, block), zero_init=False, **SIZE).eval()
+        model = GPT(Tokens(VOCABULARY, block), zero_init=False, grams=1, **SIZE).eval()
     return lambda batch, tokens: model.sample(batch, generator=stream(0, "eval"), length=tokens)
 
 
@@ -82,7 +82,7 @@ def beside(sides: dict[str, Sampler], batch: int, block: int, tokens: int, round
 def by_place(block: int, rounds: int) -> None:
     """Microseconds a token after so many before it: the median of 20 steps in each round."""
     with seeded_init(0):
-        model = GPT(Tokens(VOCABULARY, block), zero_init=False, **SIZE).eval()
+        model = GPT(Tokens(VOCABULARY, block), zero_init=False, grams=1, **SIZE).eval()
     taken: dict[int, list[float]] = {50: [], 250: [], 450: []}
     for _ in range(rounds):
         with torch.inference_mode():

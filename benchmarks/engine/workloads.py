@@ -102,7 +102,7 @@ WORKLOADS = {
     ),
     "gpt": Workload(
         "GPT of 2 layers, width 32, 32 symbols of 65, batch 8",
-        lambda: GPT(Tokens(65, 32), width=32, layers=2, heads=2),
+        lambda: GPT(Tokens(65, 32), width=32, layers=2, heads=2, grams=1),
         symbols(65, 32),
         batch=8,
     ),

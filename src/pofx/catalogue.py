@@ -79,6 +79,7 @@ _AS_GPT2 = {
     "activation": "gelu-tanh",
     "bias": True,
     "zero_init": False,
+    "grams": 1,
 }
 
 _TABLE: tuple[Entry, ...] = (
@@ -89,7 +90,7 @@ _TABLE: tuple[Entry, ...] = (
         paper="Radford et al. 2018; Chen et al. 2020 (image GPT)",
         summary="causal transformer over symbols, pixels or numbers, exact likelihood",
         domains=("tokens", "images", "vectors"),
-        tiny=dict.fromkeys(("tokens", "images", "vectors"), _TINY_TRUNK),
+        tiny={"tokens": {**_TINY_TRUNK, "gram_rows": 7}, "images": _TINY_TRUNK, "vectors": _TINY_TRUNK},
         flagship=True,
     ),
     Entry(

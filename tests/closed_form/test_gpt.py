@@ -27,7 +27,7 @@ TWO = Classes(("a", "b"), (0.3, 0.7))
 def gpt(domain, condition=None, *, train: bool = True, **size) -> GPT:
     """A tiny one, its weights away from zero and from what any symmetry would give."""
     with seeded_init(0):
-        model = GPT(domain, condition=condition, **{"width": 8, "layers": 2, "heads": 2, **size})
+        model = GPT(domain, condition=condition, **{"width": 8, "layers": 2, "heads": 2, "grams": 1, **size})
     if train:
         g = stream(1, "init")
         for p in model.parameters():
@@ -91,6 +91,7 @@ ARCHITECTURES = [
     {"tie": True},
     {"zero_init": False},
     {"soft_cap": 1.5},
+    {"grams": 3, "gram_rows": 7},
     {"position": "learned", "norm": "layer", "qk_norm": False, "activation": "gelu-tanh", "bias": True, "tie": True},
 ]
 
@@ -153,6 +154,36 @@ def test_the_place_is_read(domain, position):
         model.start.copy_(model.values.weight[0])
     logits = model._outputs(torch.zeros(1, 5).long(), None, 2)[0].detach()
     assert torch.allclose(*logits) == (position == "rotary" and isinstance(domain, Tokens))
+
+
+def test_grams_are_looked_up_by_the_symbols_before():
+    """Row sum_i s_{t-i} PRIME^(i-1) mod rows; a symbol more, V, stands before the beginning."""
+    model = gpt(TOKENS, grams=3, gram_rows=11)
+    s, rows = torch.tensor([[2, 0, 1, 1]]), [3, 3, 3, 2, 0, 1]
+    read = model.grams(s, 0, 4)[0]
+    for t in range(4):
+        pair, triple = (sum(rows[t + 3 - i] * 1_000_003 ** (i - 1) for i in range(1, n + 1)) % 11 for n in (2, 3))
+        expected = torch.cat([model.grams.tables[0].weight[pair], model.grams.tables[1].weight[triple]])
+        torch.testing.assert_close(read[t], expected)
+    torch.testing.assert_close(model.grams(s, 2, 4)[0], read[2:])
+    assert not gpt(TOKENS, train=False, grams=3, zero_init=False).grams(s, 0, 4).any(), "nothing at first"
+
+
+@pytest.mark.parametrize(
+    ("domain", "size", "tables"),
+    [
+        (Tokens(65, 8), {}, 4),
+        (Tokens(65, 8), {"width": 6, "heads": 1}, 2),
+        (Tokens(65, 8), {"width": 5, "heads": 1, "position": "learned"}, 1),
+        (Tokens(65, 8), {"grams": 1}, 0),
+        (Tokens(5000, 8), {}, 0),
+        (PICTURES, {}, 0),
+        (Vectors(2), {}, 0),
+    ],
+)
+def test_characters_are_read_with_grams_by_default(domain, size, tables):
+    model = GPT(domain, **size)
+    assert (0 if model.grams is None else len(model.grams.tables)) == tables
 
 
 def test_tied_vectors_are_one_parameter():
@@ -384,8 +415,12 @@ def test_refuses_bad_decoding(how):
         (TOKENS, {"heads": 0}, "at least 1"),
         (TOKENS, {"width": 9, "position": "learned"}, "multiple of heads"),
         (TOKENS, {"soft_cap": 0.0}, "above 0"),
+        (TOKENS, {"grams": 0}, "got grams 0"),
+        (TOKENS, {"grams": 4, "width": 8, "heads": 2}, "multiple of grams - 1"),
+        (TOKENS, {"grams": 2, "gram_rows": 0}, "gram_rows 0"),
         (Vectors(2), {"tie": True}, "tie is of symbols"),
         (PICTURES, {"tie": True, "mixtures": 2}, "tie is of symbols"),
+        (Vectors(2), {"grams": 2}, "grams are of symbols"),
     ],
 )
 def test_refuses_what_it_cannot_be(domain, size, words):

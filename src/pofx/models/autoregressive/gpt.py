@@ -12,9 +12,10 @@ from pofx.conditions import Condition
 from pofx.distributions.conditional import Symbol
 from pofx.domains import Domain
 from pofx.errors import Unusable
-from pofx.models.autoregressive.advice import advice
+from pofx.models.autoregressive.advice import advice, gram_length
 from pofx.models.autoregressive.chain import Autoregressive
 from pofx.models.autoregressive.embedding import at_places, embeddings, shrink, turn
+from pofx.models.autoregressive.grams import Grams
 from pofx.nn.attention import Activation, Architecture, Norm, Position, Transformer, rms_norm
 from pofx.nn.decoder import Decoder, Normed
 from pofx.nn.mlp import ConditionEmbedding
@@ -46,6 +47,9 @@ class GPT(Autoregressive):
         tie: symbols are read and predicted with the same vectors.
         zero_init: output projections start at zero, and so does the last layer where it is not tied.
         soft_cap: what the head puts out stays within it: cap tanh(logits / cap); none by default.
+        grams: what is read is besides each symbol the pair, the triple, ... of this many that it ends; 1 for none. By
+            default 5 in texts of characters or bytes, none elsewhere.
+        gram_rows: vectors of pairs, as many of triples, ...: those whose hashes are equal share one.
 
     Raises:
         Unusable: a domain it does not take, or sizes that do not fit each other.
@@ -68,6 +72,8 @@ class GPT(Autoregressive):
         tie: bool = False,
         zero_init: bool = True,
         soft_cap: float | None = None,
+        grams: int | None = None,
+        gram_rows: int = 3072,
     ) -> None:
         super().__init__("gpt", domain, condition, mixtures=mixtures)
         if tie and type(self.conditional) is not Symbol:
@@ -78,11 +84,13 @@ class GPT(Autoregressive):
             raise Unusable(f"soft_cap must be above 0, got {soft_cap}; leave it out for none")
         self.soft_cap = soft_cap
         self.architecture = Architecture(position, norm, qk_norm, activation, bias, zero_init)
-        size, self.recipe = advice(domain)
+        grams = gram_length(domain, width) if grams is None else grams
+        size, self.recipe = advice(domain, grams=grams != 1)
         given = (width, layers, heads)
         self.width, self.layers, self.heads = (b if a is None else a for a, b in zip(given, size))
         self.trunk = Transformer(self.width, self.layers, self.heads, pattern="causal", architecture=self.architecture)
         self.values, self.axes = embeddings(self.sequence, self.width, self.architecture)
+        self.grams = None if grams == 1 else Grams(self.sequence, self.width, grams, gram_rows)
         if condition is None:
             self.start = nn.Parameter(torch.randn(self.width))
         else:
@@ -146,14 +154,18 @@ class GPT(Autoregressive):
         return outputs if self.soft_cap is None else self.soft_cap * torch.tanh(outputs / self.soft_cap)
 
     def _inputs(self, s: Tensor, c: Tensor | None, first: int, stop: int) -> Float[Tensor, "B T E"]:
-        """What positions ``first`` .. ``stop`` - 1 read: the symbol before, and in pictures the place predicted."""
+        """What positions ``first`` .. ``stop`` - 1 read: the symbols before, and in pictures the place predicted."""
         h = self.values(s[:, max(first - 1, 0) : stop - 1])
         if first == 0:
             h = torch.cat([self._start(c, len(s))[:, None], h], dim=1)
+        if self.grams is not None:
+            h = h + self.grams(s, first, stop)
         return self._scaled(at_places(h, self.axes, self.sequence.places[first:stop]))
 
     def _reader(self) -> Callable[[Tensor, int], Tensor]:
         """(s, t) to what position t > 0 reads (B, 1, E): what does not change from step to step is made once."""
+        if self.grams is not None:
+            return lambda s, t: self._inputs(s, None, t, t + 1)
         if isinstance(self.values, nn.Embedding) and not self.axes:
             symbols = self._scaled(self.values.weight)
             return lambda s, t: F.embedding(s[:, t - 1 : t], symbols)

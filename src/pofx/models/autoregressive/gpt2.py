@@ -20,6 +20,7 @@ ARGUMENTS: dict[str, Any] = {
     "activation": "gelu-tanh",
     "bias": True,
     "zero_init": False,
+    "grams": 1,
 }
 _BLOCK = {"ln_1": "first", "ln_2": "second", "attn.c_proj": "attention.out", "mlp.c_fc": "up", "mlp.c_proj": "down"}
 _TURNED = ("attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # kept as (inputs, outputs)
