@@ -29,6 +29,9 @@ class Bigram:
 
     domain, table = DOMAIN, torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.1, 0.3], [0.1, 0.1, 0.8]]).log()
 
+    def read(self, x):
+        return x
+
     def conditionals(self, x, condition=None):
         first = torch.full_like(x[:, :1], -math.log(3), dtype=torch.float32)
         return torch.cat([first, self.table[x[:, :-1], x[:, 1:]]], 1)

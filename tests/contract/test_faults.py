@@ -13,7 +13,6 @@ from pofx.distributions.normal import Normal
 from pofx.domains import Domain
 from pofx.models.autoencoders.vae import VAE
 from pofx.models.autoregressive.gpt import GPT
-from pofx.nn.attention import Attention
 from pofx.protocols import Loss
 from pofx.randomness import stream
 from pofx.testing import TINY, failures
@@ -96,10 +95,10 @@ def own_seed_in_sample(patch):
 
 
 def leaking_mask(patch):
-    def attend(self, q, k, v):
-        return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    def attend(q, k, v, *, scale=None):
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
 
-    patch.setattr(Attention, "_attend", attend)
+    patch.setattr("pofx.nn.attention.attend", attend)
 
 
 def mean_for_sum_in_log_prob(patch):
