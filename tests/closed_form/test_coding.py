@@ -53,7 +53,7 @@ def test_the_code_is_as_long_as_the_likelihood_says_and_comes_back(entry, domain
     log_p += 0 if c is None else torch.tensor(TWO_CLASSES.frequencies).double().log()[c].sum()
     bits = -float(log_p.detach()) / math.log(2)
     assert information(model, message, batch=100) == pytest.approx(bits, rel=1e-5)
-    # A symbol less likely than 2^-24, as shaken weights have them, costs 24 bits all the same: then the code is shorter.
+    # A symbol less likely than 2^-24, as shaken weights have them, costs 24 bits all the same.
     dearer = float((model.conditionals(x, c).detach().double() / math.log(2) + 24).clamp(max=0).sum())
     assert 0.99 * (bits + dearer) < 8 * len(code) < 1.01 * (bits + dearer)
 

@@ -33,7 +33,7 @@ def decode(
         s: what is known; the rest is not read.
         known: which values are kept; in each row they come first.
         choose: the values at one place.
-        end: after it comes nothing but it.
+        end: after it comes nothing but it; where all rows have ended, nothing is asked for any more.
         watch: sees each step.
     """
     s = s.masked_fill(~known, 0)
@@ -49,6 +49,9 @@ def decode(
             done = done | (s[:, t] == end)
         if watch is not None:
             watch(s, t + 1)
+        if end is not None and bool(done.all()):
+            s[:, t + 1 :] = end
+            break
     return s
 
 

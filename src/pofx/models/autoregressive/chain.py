@@ -213,8 +213,8 @@ class Autoregressive(nn.Module, ABC):
     def walk(self, n: int, choose: Choose, condition: Tensor | None = None) -> Tensor:
         """n observations whose values ``choose`` picks: it is told log p of every symbol (B, V), place by place.
 
-        What draws by a generator samples; what reads a code decompresses. Each row goes on to its last place, after
-        an end too. Of several orders it goes by the first.
+        What draws by a generator samples; what reads a code decompresses. Rows go on, after an end too, to their last
+        place or until all have ended. Of several orders it goes by the first.
 
         Raises:
             Unusable: the values are real numbers, which have no probabilities.
