@@ -50,11 +50,11 @@ class Grams(nn.Module):
 
     def forward(self, s: Int[Tensor, "B T"], first: int, stop: int) -> Float[Tensor, "B P E"]:
         """Of what positions ``first`` .. ``stop`` - 1 have read: the symbols before them."""
-        n = self.longest
-        before = F.pad(s[:, : stop - 1], (n, 0), value=self.vocabulary)  # s_{t-i} stands at t - i + n
-        key = before[:, first + n - 1 : stop + n - 1]
+        n, new, start = self.longest, stop - first, max(0, first - self.longest)
+        before = F.pad(s[:, start : stop - 1], (n - first + start, 0), value=self.vocabulary)
+        key = before[:, n - 1 : n - 1 + new]  # s_{t-i} stands at t - first + n - i
         found = []
         for i, table in enumerate(self.tables, start=2):
-            key = key + before[:, first + n - i : stop + n - i] * pow(PRIME, i - 1, self.rows)
+            key = key + before[:, n - i : n - i + new] * pow(PRIME, i - 1, self.rows)
             found.append(table(key % self.rows))
         return torch.cat(found, dim=-1)
