@@ -38,7 +38,7 @@ class Symbol:
 
     def draw(self, outputs: Float[Tensor, "B P"], *, generator: Generator, **how: Any) -> Int[Tensor, "B"]:
         """One symbol a row; ``how`` is what ``sharpen`` takes."""
-        return draw(outputs, generator=generator, **how)
+        return draw(self.logits(outputs), generator=generator, **how)
 
     def check(self, *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> None:
         """Refuses settings that name no distribution, in one line."""
@@ -69,10 +69,6 @@ class Bit(Symbol):
         """Logits of 0 and 1."""
         return torch.cat([torch.zeros_like(outputs), outputs], dim=-1)
 
-    def draw(self, outputs: Float[Tensor, "B 1"], *, generator: Generator, **how: Any) -> Int[Tensor, "B"]:
-        """One bit a row; ``how`` is what ``sharpen`` takes."""
-        return draw(self.logits(outputs), generator=generator, **how)
-
 
 @dataclass(frozen=True)
 class Level(Symbol):
@@ -95,11 +91,9 @@ class Level(Symbol):
         mixture = self._mixture(outputs[..., None, :])
         return mixture.log_prob(levels.expand(*outputs.shape[:-1], -1))
 
-    def draw(self, outputs: Float[Tensor, "B P"], *, generator: Generator, **how: Any) -> Int[Tensor, "B"]:
-        """One level a row; ``how`` is what ``sharpen`` takes."""
-        return draw(self.logits(outputs), generator=generator, **how)
-
     def _mixture(self, outputs: Tensor) -> DiscretisedLogisticMixture:
+        # Bins of 256 levels are finer than numbers of reduced precision near 1.
+        outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
         logits, mu, log_scale = _components(outputs, self.mixtures)
         # A logistic much narrower than a level's bin is a point mass; narrower still would only lose the gradient.
         lowest = math.log(2 / self.vocabulary) - 3
@@ -176,7 +170,7 @@ def sharpen(
         falling[:, top_k:] = -torch.inf
     if top_p is not None:
         p = falling.softmax(-1)
-        falling = falling.masked_fill(p.cumsum(-1) - p >= top_p, -torch.inf)
+        falling = falling.masked_fill(cumulated(p) - p >= top_p, -torch.inf)
     return torch.empty_like(logits).scatter_(-1, order, falling)
 
 
@@ -197,9 +191,17 @@ def draw(
     if temperature != 1 or top_k is not None or top_p is not None:
         logits = sharpen(logits, temperature=temperature, top_k=top_k, top_p=top_p)
     # Doubles, so that the grid of u and the rounding of the sums are finer than any probability that matters.
-    cdf = logits.softmax(-1, dtype=torch.float64).cumsum(-1)
+    cdf = cumulated(logits.softmax(-1, dtype=torch.float64))
     u = torch.rand((len(cdf), 1), generator=generator, dtype=torch.float64, device=cdf.device)
-    return torch.searchsorted(cdf, u.mul_(cdf[:, -1:]), right=True)[:, 0]
+    # Where there is no distribution (NaN) the last symbol is as good as any, and none beyond it is looked up.
+    return torch.searchsorted(cdf, u.mul_(cdf[:, -1:]), right=True)[:, 0].clamp_(max=cdf.shape[1] - 1)
+
+
+def cumulated(p: Float[Tensor, "*B V"]) -> Float[Tensor, "*B V"]:
+    """Sums of all up to each; on a GPU that must be deterministic, by the CPU: torch has no such sum there."""
+    if p.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return p.cpu().cumsum(-1).to(p.device)
+    return p.cumsum(-1)
 
 
 def _components(outputs: Tensor, mixtures: int) -> tuple[Tensor, Tensor, Tensor]:

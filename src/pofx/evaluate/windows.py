@@ -5,7 +5,6 @@ Shapes: L symbols of the text, T of a window.
 
 import math
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -75,11 +74,13 @@ def strided(model: Any, text: Int[Tensor, "L"], *, stride: int, rows: int = 64) 
     last = len(text) - domain.length
     starts = torch.tensor([*range(0, last, stride), last])
     # How many of each window's symbols the one before it has not.
-    fresh = chain([domain.length], starts.diff().tolist())
+    fresh = torch.cat([torch.tensor([domain.length]), starts.diff()])
     places = torch.arange(domain.length)
-    parts = [model.conditionals(text[(first[:, None] + places).to(text.device)]) for first in starts.split(rows)]
-    log_p = torch.cat([window[domain.length - new :] for window, new in zip(torch.cat(parts), fresh)])
-    return Strided(log_p, _bytes(text, domain))
+    parts = []
+    for first, new in zip(starts.split(rows), fresh.split(rows)):
+        log_p = model.conditionals(text[(first[:, None] + places).to(text.device)])
+        parts.append(log_p[(places >= domain.length - new[:, None]).to(log_p.device)])
+    return Strided(torch.cat(parts), _bytes(text, domain))
 
 
 def strided_score(model: Any, data: Data, *, split: str, stride: int, device: str | torch.device = "cpu") -> Score:
@@ -104,7 +105,10 @@ def strided_score(model: Any, data: Data, *, split: str, stride: int, device: st
         stderr=(sums.std() / math.sqrt(len(sums))).item() if len(sums) > 1 else None,
         split=split,
         better="higher" if split != "train" else "reference",
-        note=f"each symbol given at least {length - stride} before it, perplexity {found.perplexity:.3f}{per_byte}",
+        note=(
+            f"{len(text):,} symbols, each after the first window given at least {length - stride} before it, "
+            f"perplexity {found.perplexity:.3f}{per_byte}"
+        ),
     )
 
 

@@ -7,7 +7,7 @@ import torch
 
 from pofx.errors import Unusable
 
-_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_GROUP = Path("/sys/fs/cgroup")
 
 
 def require_memory(needed: int, what: str, device: torch.device) -> None:
@@ -20,7 +20,7 @@ def require_memory(needed: int, what: str, device: torch.device) -> None:
     if there is not None and needed > there:
         raise Unusable(
             f"{what} must fit into memory: they take {needed / 1e9:.3g} GB, and {there / 1e9:.3g} GB are free; draw "
-            "fewer at once with --chunk, or shorter ones"
+            "fewer at once with --chunk, or shorter ones with --length"
         )
 
 
@@ -49,8 +49,8 @@ def _available() -> int | None:
 
 
 def _allowed() -> int | None:
-    """The limit of the container."""
+    """What the container's limit leaves."""
     try:
-        return int(_LIMIT.read_text())
+        return max(0, int((_GROUP / "memory.max").read_text()) - int((_GROUP / "memory.current").read_text()))
     except (OSError, ValueError):
         return None

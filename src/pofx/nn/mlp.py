@@ -89,6 +89,20 @@ class ConditionEmbedding(nn.Module):
         rows = self.rows(read)
         return torch.where(gone[:, None], self.null, rows)
 
+    def absent(self) -> Float[Tensor, "1 E"]:
+        """What stands for a condition that is not told, where the null was never learnt: the mean of training rows."""
+        condition, device = self.condition, self.mean.device
+        if isinstance(condition, Classes):
+            each = self.rows(torch.arange(condition.count, device=device))
+            return (torch.tensor(condition.frequencies).to(each) @ each)[None]
+        examples = torch.tensor(condition.examples[:_SOME]).to(condition.null(1).dtype)
+        rows = examples.reshape(-1, *condition.shape) if len(examples) else condition.null(1)
+        return self(rows.to(device)).mean(0, keepdim=True)
+
+
+# Examples whose mean stands for an absent condition.
+_SOME = 256
+
 
 class _TextRows(nn.Module):
     """Characters, with their places, read by a two-way GRU; the last states are the text."""

@@ -18,9 +18,12 @@ from pofx.conditions import Classes, Condition, expand, marginal, rows_for
 from pofx.distributions.conditional import Conditional, Level, Number, Symbol
 from pofx.domains import Domain, Images, Tokens, Vectors
 from pofx.errors import Unusable
+from pofx.nn.memory import require_memory
 from pofx.nn.sequence import NumberSequence, SymbolSequence, reading_mask
 from pofx.protocols import Loss
 from pofx.samplers.decoding import Choose, Outputs, Watch, decode, decode_on
+
+MOST_LENGTH = 10**9  # symbols of a text that is drawn past the context
 
 
 class Autoregressive(nn.Module, ABC):
@@ -71,7 +74,7 @@ class Autoregressive(nn.Module, ABC):
 
     @abstractmethod
     def outputs(self, s: Shaped[Tensor, "B T"], c: Tensor | None) -> Float[Tensor, "B T P"]:
-        """What the network puts out for each value, from those before it; ``c`` None is the condition's null."""
+        """What the network puts out for each value, from those before it; ``c`` None is a mean condition."""
 
     @abstractmethod
     def stepper(self, n: int, c: Tensor | None, *, cached: bool) -> Outputs:
@@ -94,7 +97,7 @@ class Autoregressive(nn.Module, ABC):
             self.sequence.standardise.adapt(x)
 
     def loss(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator) -> Loss:
-        """-log p(x|c) in nats per value; without a condition, given its null. Of several orders it draws one a batch.
+        """-log p(x|c) in nats per value; without a condition, given a mean one. Of several orders it draws one a batch.
 
         In expectation that is then an upper bound, the mean of -log p_o(x|c) over the orders.
         Source: Uria et al. 2014, arXiv:1310.1757, section 3.
@@ -118,10 +121,12 @@ class Autoregressive(nn.Module, ABC):
         return _arranged(self._at_places(x), self._each_order()[0])
 
     def conditionals(self, x: Tensor, condition: Tensor | None = None) -> Float[Tensor, "B T"]:
-        """log p(x_t | x_<t, c) of each value, in reading order, nats; without c, given the null condition.
+        """log p(x_t | x_<t, c) of each value, in reading order, nats.
 
         Of several orders, those of the first: their sum is log p_1(x|c), a distribution of its own.
         """
+        if self.condition is not None and condition is None:
+            raise Unusable(f"{self.name} has terms for a condition alone, their marginal has none; give the condition")
         order = self._each_order()[0]
         return _arranged(self._log_p(self._at_places(x), expand(self.condition, condition, len(x)), order), order)
 
@@ -198,6 +203,7 @@ class Autoregressive(nn.Module, ABC):
             )
         s = self._at_places(x)
         mask = self._mask(known).to(s.device).expand(len(s), -1)
+        s = s.masked_fill(~mask, 0)  # a table's gaps may be NaN
         c = expand(self.condition, condition, len(x))
         if c is None and self.condition is not None:
             c = self._class_given(s, mask, generator)
@@ -305,8 +311,10 @@ class Autoregressive(nn.Module, ABC):
                 "a length is of text that goes on, read from left to right; records, pictures, tables and other orders "
                 "have their own: leave it out"
             )
-        if length < 1:
-            raise Unusable(f"length must be at least 1, got {length}")
+        if not 1 <= length <= MOST_LENGTH:
+            raise Unusable(f"length must lie in 1 to {MOST_LENGTH:,}, got {length}")
+        # The text, what is known of it, and a copy of each while they are filled in.
+        require_memory(4 * len(s) * length * s.element_size(), f"{len(s)} texts of {length:,} symbols", s.device)
         return F.pad(s, (0, length - s.shape[1]))
 
     def _class_given(self, s: Tensor, known: Tensor, generator: Generator) -> Tensor:
@@ -328,7 +336,13 @@ class Autoregressive(nn.Module, ABC):
 
 
 def _canonical(watch: Watch, write: Callable[[Tensor], Tensor]) -> Watch:
-    return lambda s, t: watch(write(s), t)
+    """Told of observations, and of tensors that may be kept and learnt from."""
+
+    def grown(s: Tensor, t: int) -> None:
+        with torch.inference_mode(False):
+            watch(write(s.clone()), t)
+
+    return grown
 
 
 def _arranged(s: Shaped[Tensor, "B T"], order: Int[Tensor, "*B T"] | None) -> Shaped[Tensor, "B T"]:

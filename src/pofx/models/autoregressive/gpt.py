@@ -124,7 +124,7 @@ class GPT(Autoregressive):
 
     @torch.no_grad()
     def features(self, x: Tensor, layer: int | None = None) -> Float[Tensor, "B F"]:
-        """(B, E) hidden states after ``layer`` blocks, averaged over positions; given the null condition.
+        """(B, E) hidden states after ``layer`` blocks, averaged over positions; given a mean condition.
 
         The last symbol, from which nothing is predicted, is not read.
 
@@ -179,8 +179,7 @@ class GPT(Autoregressive):
     def _start(self, c: Tensor | None, n: int) -> Float[Tensor, "B E"]:
         if self.condition is None:
             return self.start.expand(n, -1)
-        c = self.condition.null(n).to(next(self.parameters()).device) if c is None else c
-        return self.given(c).expand(n, -1)
+        return (self.given.absent() if c is None else self.given(c)).expand(n, -1)
 
     def _turn(self, first: int, stop: int) -> Tensor | None:
         device = next(self.parameters()).device

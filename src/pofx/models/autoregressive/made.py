@@ -113,7 +113,7 @@ class MADE(Autoregressive):
         self, order: Int[Tensor, "T"] | None, s: Shaped[Tensor, "B T"], c: Tensor | None
     ) -> Float[Tensor, "B T P"]:
         """The same where values, and what is put out for them, stand in ``order``."""
-        y, context = self._inputs(s, order), self._context(c, len(s))
+        y, context = self._inputs(s, order), self._context(c)
         out = self.head(self._hidden(order, y, context), order, context)
         if self.direct is not None:
             out = out + self.direct(y, order)
@@ -137,9 +137,9 @@ class MADE(Autoregressive):
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Float[Tensor, "B F"]:
-        """The last hidden layer, in the first ordering; given the null condition."""
+        """The last hidden layer, in the first ordering; given a mean condition."""
         order, s = self._each_order()[0], self.read(x)
-        return self._hidden(order, self._inputs(s, order), self._context(None, len(s)))
+        return self._hidden(order, self._inputs(s, order), self._context(None))
 
     def _stepper(self, order: Int[Tensor, "T"] | None, n: int, c: Tensor | None, cached: bool) -> Outputs:
         kept = _Steps(self, order, n, c) if cached else None
@@ -157,10 +157,10 @@ class MADE(Autoregressive):
         mean = (self.mean if order is None else self.mean[order])[first : first + s.shape[1]]
         return (s - mean) / self.spread
 
-    def _context(self, c: Tensor | None, n: int) -> Float[Tensor, "B E"] | None:
+    def _context(self, c: Tensor | None) -> Float[Tensor, "#B E"] | None:
         if self.given is None or self.condition is None:
             return None
-        return self.given(self.condition.null(n).to(self.head.weight.device) if c is None else c)
+        return self.given.absent() if c is None else self.given(c)
 
 
 class _Units:
@@ -240,7 +240,7 @@ class _Steps:
     """A pass that goes on as values come: units of low degree are complete before the others."""
 
     def __init__(self, model: MADE, order: Int[Tensor, "T"] | None, n: int, c: Tensor | None) -> None:
-        context = model._context(c, n)
+        context = model._context(c)
         self.model, self.order, self.read = model, order, 0
         self.layers = [_Folded(layer, order, context) for layer in model.layers if isinstance(layer, _Masked)]
         self.head = _Folded(model.head, order, context)

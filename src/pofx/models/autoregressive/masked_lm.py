@@ -179,7 +179,7 @@ class MaskedLM(nn.Module):
 
     @torch.no_grad()
     def features(self, x: Tensor, layer: int | None = None) -> Float[Tensor, "B F"]:
-        """(B, E) hidden states after ``layer`` blocks, averaged over positions; all is shown, the condition is null.
+        """(B, E) hidden states after ``layer`` blocks, averaged over positions; all is shown, given a mean condition.
 
         Args:
             x: canonical observations.
@@ -208,16 +208,14 @@ class MaskedLM(nn.Module):
         h = torch.where(shown[..., None], self.symbols(s), self.hidden)
         h = at_places(h, self.axes, self.sequence.places)
         if self.condition is not None and self.given is not None:
-            c = self.condition.null(len(s)).to(s.device) if c is None else c
-            h = h + self.given(c)[:, None]
+            h = h + (self.given.absent() if c is None else self.given(c))[:, None]
         h = rms_norm(h) if self.architecture.norm == "rms" else h
         angles = turn(self.sequence, self.architecture, self.trunk.pairs, slice(None), s.device)
         return self.trunk(h, angles, depth=depth)
 
     def _log_p(self, s: Tensor, shown: Tensor, c: Tensor | None, at: Int[Tensor, "B M"]) -> Float[Tensor, "B M"]:
         """log p(s_t | shown, c) of M symbols a row."""
-        logits = self._logits(s, shown, c, at)
-        return logits.log_softmax(-1).gather(-1, s.gather(1, at)[..., None])[..., 0]
+        return Symbol(self.sequence.vocabulary).log_prob(self._logits(s, shown, c, at), s.gather(1, at))
 
     def _logits(self, s: Tensor, shown: Tensor, c: Tensor | None, at: Int[Tensor, "B M"]) -> Float[Tensor, "B M V"]:
         h = self._states(s, shown, c).gather(1, at[..., None].expand(-1, -1, self.width))

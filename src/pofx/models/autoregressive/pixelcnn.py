@@ -93,7 +93,7 @@ class PixelCNN(Autoregressive):
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Float[Tensor, "B F"]:
-        """(B, E) feature maps of the horizontal stack averaged over pixels; given the null condition."""
+        """(B, E) feature maps of the horizontal stack averaged over pixels; given a mean condition."""
         e = self._values(self.read(x)).unflatten(1, (self.domain.height, self.domain.width, self.domain.channels))
         return self._hidden(e, None).mean((1, 2))
 
@@ -107,8 +107,7 @@ class PixelCNN(Autoregressive):
     def _context(self, c: Tensor | None) -> Tensor | None:
         if self.condition is None or self.given is None:
             return None
-        c = self.condition.null(1).to(self.pixel.weight.device) if c is None else c
-        return self.given(c)[:, None, None]
+        return (self.given.absent() if c is None else self.given(c))[:, None, None]
 
 
 class _Stacks(nn.Module):

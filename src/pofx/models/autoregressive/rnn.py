@@ -10,6 +10,7 @@ from pofx.conditions import Condition
 from pofx.domains import Domain, Images, Tokens
 from pofx.errors import Unusable
 from pofx.models.autoregressive.chain import Autoregressive
+from pofx.models.autoregressive.embedding import at_places
 from pofx.nn.mlp import ConditionEmbedding
 from pofx.nn.sequence import value_embedding
 from pofx.samplers.decoding import Outputs
@@ -86,7 +87,7 @@ class RNN(Autoregressive):
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Float[Tensor, "B F"]:
-        """(B, E) hidden states averaged over places; given the null condition. The last value is not read."""
+        """(B, E) hidden states averaged over places; given a mean condition. The last value is not read."""
         s = self.read(x)
         return self.cells(self._inputs(s, None, 0, self.sequence.length))[0].mean(1)
 
@@ -95,13 +96,10 @@ class RNN(Autoregressive):
         h = self.values(s[:, max(first - 1, 0) : stop - 1])
         if first == 0:
             h = torch.cat([self.start.expand(len(s), 1, -1), h], dim=1)
-        places = self.sequence.places[first:stop].to(s.device)
-        for axis, embedding in enumerate(self.axes):
-            h = h + embedding(places[:, axis])
+        h = at_places(h, self.axes, self.sequence.places[first:stop])
         if self.condition is None or self.given is None:
             return h
-        c = self.condition.null(1).to(self.start.device) if c is None else c
-        return h + self.given(c)[:, None]
+        return h + (self.given.absent() if c is None else self.given(c))[:, None]
 
 
 _CELLS: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}

@@ -7,6 +7,7 @@ from jaxtyping import Float, Shaped
 from torch import Generator, Tensor, nn
 
 from pofx.conditions import Condition, marginal, rows_for
+from pofx.distributions.conditional import cumulated
 from pofx.domains import Domain, Images, Tokens, Vectors, require
 from pofx.errors import Unusable
 from pofx.models.baselines.classwise import by_fit, fit_count, fit_of, members, only_classes
@@ -118,7 +119,7 @@ class Marginals(nn.Module):
         u = torch.rand((len(fit), dims), generator=generator, device=fit.device, dtype=self.log_p.dtype)
         x = torch.empty(u.shape, dtype=torch.int64, device=u.device)
         for g in fit.unique().tolist():
-            cumulative = self.log_p[g].exp().cumsum(1)
+            cumulative = cumulated(self.log_p[g].exp())
             x[fit == g] = torch.searchsorted(cumulative, u[fit == g].T.contiguous(), right=True).T
         return x.clamp(max=symbols - 1)
 
