@@ -249,7 +249,12 @@ class Run:
         self.require(Completes, "complete")
         given = self._drawing("complete", chunk, watch, settings)
         if not self.model.completes(known):
-            raise Unusable(f"{self.name} completes what follows a known beginning, and this is not one; change --keep")
+            orders = getattr(self.model, "orders", None)
+            each = "" if orders is None else f" in each of its {len(orders)} orders"
+            raise Unusable(
+                f"{self.name} completes what follows a known beginning{each}, and this is not one; change --keep, or "
+                "fit masked-lm, which completes any mask"
+            )
         c = self.rows(condition)
         with use_threads(self.threads), _within_memory(given["chunk"]):
             done = complete_many(self.model, x, known, c, seed=seed, device=self.device, **given)
@@ -257,7 +262,8 @@ class Run:
 
     def grows(self, verb: str) -> bool:
         """Whether a ``watch`` can see what the model's ``sample`` or ``complete`` draws grow."""
-        return "watch" in _settings(getattr(self.model, verb))
+        in_order = getattr(self.model, "orders", None) is None  # rows read in orders of their own grow in none
+        return in_order and "watch" in _settings(getattr(self.model, verb))
 
     def _drawing(self, verb: str, chunk: int | None, watch: Watch | None, settings: dict[str, Any]) -> dict[str, Any]:
         """What goes to the sampler, checked."""

@@ -239,7 +239,10 @@ def compress_command(options: argparse.Namespace) -> int:
         f"{told['bits_per_value']:.4f} {told['unit']}, {told['seconds']:.1f} s: {told['output']}"
     )
     if told["excess_percent"] is not None:
-        say(f"  -log2 p says {told['information_bytes']:,.0f} bytes: {told['excess_percent']:.2f}% more on the disk")
+        say(
+            f"  -log2 p says {told['information_bytes']:,.0f} bytes: {told['excess_percent']:.2f}% more on the disk, "
+            "of which the header is about 100 bytes"
+        )
     _write_json(options, told)
     return 0
 
@@ -353,16 +356,19 @@ def _beside_what_was_given(x: Tensor, known: Tensor, done: Sampled) -> Sampled:
 def _prompt(run: Run, options: argparse.Namespace, n: int) -> tuple[Tensor, Tensor]:
     """What is known: a text's beginning, the top of pictures, or the first columns of a table."""
     if isinstance(run.domain, Tokens):
-        prompt = tokens_of(_text_of(options.input), run.domain)
-        if not 0 < len(prompt) <= run.domain.length:
+        prompt = tokens_of(_text_of(options.input, records=run.domain.end is not None), run.domain)
+        if not len(prompt):
+            raise Unusable("a prompt has at least one symbol, got none; type one, or draw without one by 'pofx sample'")
+        if len(prompt) > run.domain.length:
             raise Unusable(
-                f"a prompt has 1 to {run.domain.length} symbols here, got {len(prompt)}; shorten it or type one"
+                f"a prompt has at most {run.domain.length} symbols here, the window that the run was fitted with, got "
+                f"{len(prompt)}; give its end alone, or fit with a larger --length"
             )
         x = torch.zeros(n, run.domain.length, dtype=torch.int64)
         x[:, : len(prompt)] = prompt
         return x, torch.arange(run.domain.length) < len(prompt)
     if not 0 <= options.keep <= 1:
-        raise Unusable(f"--keep must be in [0, 1], got {options.keep}")
+        raise Unusable(f"--keep must be in [0, 1], got {options.keep}; 0.5 keeps the upper half")
     x = _to_complete(run, options.input, n)
     axis = -2 if isinstance(run.domain, Images) else -1
     extent = run.domain.shape[axis]
@@ -373,9 +379,10 @@ def _prompt(run: Run, options: argparse.Namespace, n: int) -> tuple[Tensor, Tens
 
 def _require_domain(run: Run, source: str, domain: Domain) -> None:
     if domain != run.domain:
+        theirs, ours = _described(domain), _described(run.domain)
+        differs = " of another alphabet, palette or name of columns" if theirs == ours else ""
         raise Unusable(
-            f"{source} is {_described(domain)}, but {run.folder} was fitted on {_described(run.domain)}; "
-            "give data of the same kind"
+            f"{source} is {theirs}{differs}, but {run.folder} was fitted on {ours}; give data of the same kind"
         )
 
 
@@ -388,15 +395,18 @@ def _to_complete(run: Run, source: str, n: int) -> Tensor:
     return data.test.rows()[0][:n]
 
 
-def _text_of(prompt: str) -> str:
-    """The prompt itself, or what is in the file of that name."""
+def _text_of(prompt: str, *, records: bool) -> str:
+    """The prompt itself, or what is in the file of that name, less the newline that editors put after a record."""
     path = Path(prompt)
     with suppress(OSError):  # a prompt may be too long for a name
         if path.is_file():
             try:
-                return path.read_text(encoding="utf-8")
+                text = path.read_text(encoding="utf-8")
+                return text.removesuffix("\n") if records else text
             except UnicodeDecodeError:
                 raise Unusable(f"a prompt is UTF-8 text, and {path} is not; save it as UTF-8") from None
+    if path.suffix == ".txt" and not any(c.isspace() for c in prompt):
+        raise Unusable(f"there is no file {prompt!r}; check the path, or type a prompt that does not end in .txt")
     return prompt
 
 

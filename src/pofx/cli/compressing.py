@@ -49,7 +49,10 @@ def decompress_and_tell(run: Run, options: argparse.Namespace) -> dict[str, Any]
     if path.suffix != SUFFIX or not path.is_file():
         raise Unusable(f"decompress reads a {SUFFIX} file, got {options.file}; give one that 'pofx compress' wrote")
     data = path.read_bytes()
-    if not opened(data, named=str(path))[0].text:
+    if opened(data, named=str(path))[0].text:
+        if out.suffix in (".png", ".npy", ".csv", ".gif", ".webp"):
+            raise Unusable(f"{path} holds a text, which is no {out.suffix}, got {options.output}; name a .txt file")
+    else:
         Sampled(torch.empty(0), run.domain).place(out)  # before the work, not after it
     content = run.decompress(data, named=str(path))
     if isinstance(content, bytes):

@@ -14,6 +14,7 @@ from pofx.data import decoded
 from pofx.data.dataset import Data
 from pofx.data.decoded import Run, cached_folder, decode, loaded, measure, pixels_of
 from pofx.data.maps import goes_on_disk, rows_at_most
+from pofx.data.palettes import Painter
 from pofx.data.request import Findings, Options, Request
 from pofx.data.rows import Labels, Observations, split_rows
 from pofx.domains import Images
@@ -71,13 +72,20 @@ def read_picture(path: Path, domain: Images) -> Tensor:
     """
     from PIL import Image
 
-    if domain.levels is None or domain.palette or domain.channels not in (1, 3):
-        raise Unusable(f"a file holds grey or RGB levels, and observations here are {domain}; give a .npy array")
+    if domain.levels is None or domain.channels not in (1, 3):
+        what = "continuous" if domain.levels is None else f"of {domain.channels} channels"
+        raise Unusable(
+            f"a file holds grey or RGB levels, and observations here are {what}; complete a source's instead"
+        )
     try:
         with Image.open(path) as file:
             rgb = Image.fromarray(pixels_of(file, (domain.width, domain.height)))
     except Exception:  # Pillow answers broken files with many kinds of exception
         raise Unusable(f"{path} is an unreadable picture; give one that opens") from None
+    if domain.palette:
+        return Painter(Images(3, domain.height, domain.width), domain.palette)(
+            torch.from_numpy(np.array(rgb)).permute(2, 0, 1)[None]
+        )
     pixels = np.array(rgb if domain.channels == 3 else rgb.convert("L")).reshape(domain.height, domain.width, -1)
     y = Images(domain.channels, domain.height, domain.width).centre(torch.from_numpy(pixels).permute(2, 0, 1))
     return domain.quantise(y)[None]

@@ -50,13 +50,13 @@ RECIPES = (
     ),
     Recipe(
         "made-mnist",
-        "MADE on MNIST, binarised anew at each visit: one hidden layer of 8000 units, one ordering",
+        "MADE on MNIST, binarised anew at each visit: one hidden layer of 4000 units, one ordering, 28 epochs",
         model="made",
         source="mnist:binary",
-        given={"hidden": (8000,), "budget": "20m", "validation_rows": 2000},
-        time="20 min",
+        given={"hidden": (4000,), "learning_rate": 3e-3, "steps": 12_000, "validation_rows": 4000},
+        time="14 min",
         machine="two cores",
-        expected=Expected(86.0, "nats", "exact"),
+        expected=Expected(84.6, "nats", "exact", measured="one thread, 1 seed: 84.29"),
         beside="pytorch-generative has 84.87 for one hidden layer of 8000, best on test within 85 epochs",
     ),
     Recipe(

@@ -198,9 +198,13 @@ class Autoregressive(nn.Module, ABC):
             Unusable: what is known does not come first in the order.
         """
         if not self.completes(known):
+            orders = "" if self.orders is None else f", in each of its {len(self.orders)} orders"
             raise Unusable(
-                f"{self.name} completes what comes after a known beginning (the top of a picture); mask from there"
+                f"{self.name} completes what comes after a known beginning{orders} (the top of a picture); mask from "
+                "there, or take masked-lm, which completes any mask"
             )
+        if length is not None and isinstance(self.domain, Tokens) and bool(known[..., max(0, length) :].any()):
+            raise Unusable(f"length counts what is known too, which goes on after {length}; give a larger one")
         s = self._at_places(x)
         mask = self._mask(known).to(s.device).expand(len(s), -1)
         s = s.masked_fill(~mask, 0)  # a table's gaps may be NaN

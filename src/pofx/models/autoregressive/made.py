@@ -310,4 +310,4 @@ def _advice(domain: Domain) -> tuple[tuple[int, ...], dict[str, Any]]:
         return (128, 128), {"batch_size": 128, "learning_rate": 5e-3}
     if domain.dims <= 256:
         return (512,), {"batch_size": 64, "learning_rate": 2e-3}
-    return (2000,), {"batch_size": 128, "learning_rate": 4e-3}
+    return (2000,), {"batch_size": 128, "learning_rate": 4e-3, "weight_decay": 0.1}
