@@ -488,3 +488,31 @@ def test_loss_compiles_as_one_graph():
     """In a process of its own: run-time type checks would break the graph."""
     done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_gaps_of_a_table_may_be_anything():
+    """What is not known is not read, NaN neither, where the class is inferred too."""
+    model = gpt(Vectors(2), TWO)
+    x, known = torch.tensor([[0.5, float("nan")]]).double(), torch.tensor([True, False])
+    filled = model.complete(x, known, generator=stream(0, "gaps"))
+    other = model.complete(torch.tensor([[0.5, 7.0]]).double(), known, generator=stream(0, "gaps"))
+    assert filled.isfinite().all()
+    assert torch.equal(filled, other)
+
+
+def test_an_untold_condition_is_the_mean_of_the_classes():
+    model = gpt(TOKENS, TWO)
+    rows = model.given(torch.tensor([0, 1]))
+    torch.testing.assert_close(model.given.absent(), 0.3 * rows[:1] + 0.7 * rows[1:])
+    with pytest.raises(Unusable, match="give the condition"):
+        model.conditionals(everything(TOKENS))
+
+
+def test_what_is_watched_can_be_kept_and_learnt_from():
+    seen = []
+    model = gpt(TOKENS)
+    drawn = model.sample(2, generator=stream(0, "watch"), watch=lambda x, values: seen.append((x, values)))
+    assert [values for _, values in seen] == [1, 2, 3, 4]
+    assert torch.equal(seen[-1][0], drawn)
+    (-model.log_prob(seen[-1][0]).sum()).backward()
+    assert model.head.weight.grad is not None
