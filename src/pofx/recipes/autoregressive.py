@@ -56,7 +56,7 @@ RECIPES = (
         given={"hidden": (4000,), "learning_rate": 3e-3, "steps": 12_000, "validation_rows": 4000},
         time="14 min",
         machine="two cores",
-        expected=Expected(84.6, "nats", "exact", measured="one thread, 1 seed: 84.29"),
+        expected=Expected(84.6, "nats", "exact", measured="one thread, 3 seeds: 84.29, 84.37, 84.33"),
         beside="pytorch-generative has 84.87 for one hidden layer of 8000, best on test within 85 epochs",
     ),
     Recipe(
