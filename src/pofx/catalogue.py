@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from pofx.errors import Unusable, nearest
+from pofx.models.autoregressive.presets import AS_GPT2
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,6 @@ class Entry:
 
 _TINY_NET = {"hidden": (8,)}
 _TINY_TRUNK = {"width": 8, "layers": 1, "heads": 2}
-_AS_GPT2 = {
-    "position": "learned",
-    "norm": "layer",
-    "qk_norm": False,
-    "activation": "gelu-tanh",
-    "bias": True,
-    "zero_init": False,
-    "grams": 1,
-}
 
 _TABLE: tuple[Entry, ...] = (
     Entry(
@@ -119,7 +111,7 @@ _TABLE: tuple[Entry, ...] = (
         summary="the smallest GPT-2: 12 layers, 768 wide, learned positions, LayerNorm, tied symbols",
         domains=("tokens",),
         tiny={"tokens": _TINY_TRUNK},
-        arguments={"width": 768, "layers": 12, "heads": 12, "tie": True, **_AS_GPT2},
+        arguments={"width": 768, "layers": 12, "heads": 12, "tie": True, **AS_GPT2},
     ),
     Entry(
         "image-gpt",
@@ -129,7 +121,7 @@ _TABLE: tuple[Entry, ...] = (
         summary="GPT-2's blocks over pixels in raster order, places learnt by row and column",
         domains=("images",),
         tiny={"images": _TINY_TRUNK},
-        arguments={"width": 64, "layers": 6, "heads": 4, **_AS_GPT2},
+        arguments={"width": 64, "layers": 6, "heads": 4, **AS_GPT2},
     ),
     Entry(
         "masked-lm",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import pofx
+from pofx import models
 from pofx.catalogue import entries
 from pofx.testing import TINY
 
@@ -21,6 +22,12 @@ def python(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.parametrize("name", entries())
+def test_a_model_is_at_hand_in_the_room_of_models(name):
+    model = entries()[name].load()
+    assert getattr(models, model.__name__) is model
 
 
 @pytest.mark.parametrize("name", entries())

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from pofx.catalogue import entries
 from pofx.domains import Tokens
 from pofx.errors import Unusable
-from pofx.models.autoregressive.gpt2 import ARGUMENTS, load
+from pofx.models.autoregressive.gpt2 import load
+from pofx.models.autoregressive.presets import AS_GPT2
 from pofx.randomness import stream
 
 WIDTH, LAYERS, HEADS, VOCABULARY, PLACES = 12, 2, 3, 11, 9
@@ -133,7 +134,7 @@ def test_refuses_what_is_no_checkpoint(tmp_path):
 
 def test_the_preset_is_what_the_weights_are_for():
     size = {"width": 768, "layers": 12, "heads": 12, "tie": True}
-    assert entries()["gpt2"].arguments == ARGUMENTS | size
+    assert entries()["gpt2"].arguments == AS_GPT2 | size
     with torch.device("meta"):
         model = entries()["gpt2"].build(Tokens(50257, 1024))
     assert sum(p.numel() for p in model.parameters()) == 124_439_808 + 768, "the public count, and the start"

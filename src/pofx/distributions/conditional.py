@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from pofx.distributions.logistic import DiscretisedLogisticMixture
+from pofx.distributions.logistic import DiscretisedLogisticMixture, lowest
+from pofx.distributions.normal import LOWEST_LOG_VAR, above
 from pofx.errors import Unusable
 
 
@@ -95,9 +96,7 @@ class Level(Symbol):
         # Bins of 256 levels are finer than numbers of reduced precision near 1.
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
         logits, mu, log_scale = _components(outputs, self.mixtures)
-        # A logistic much narrower than a level's bin is a point mass; narrower still would only lose the gradient.
-        lowest = math.log(2 / self.vocabulary) - 3
-        return DiscretisedLogisticMixture(logits, mu, _above(log_scale, lowest), self.vocabulary)
+        return DiscretisedLogisticMixture(logits, mu, above(log_scale, lowest(self.vocabulary)), self.vocabulary)
 
 
 @dataclass(frozen=True)
@@ -142,11 +141,8 @@ class Number:
 
     def _mixture(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits, mu, log_sigma = _components(outputs, self.mixtures)
-        return logits, 1.5 * mu, _above(log_sigma, _LOWEST_LOG_SIGMA)
+        return logits, 1.5 * mu, above(log_sigma, LOWEST_LOG_VAR / 2)
 
-
-# The narrowest normal has a standard deviation of exp(-6) = 0.0025 of the data's own.
-_LOWEST_LOG_SIGMA = -6.0
 
 Conditional = Symbol | Level | Number
 
@@ -209,11 +205,6 @@ def _components(outputs: Tensor, mixtures: int) -> tuple[Tensor, Tensor, Tensor]
     logits, mu, log_scale = outputs.movedim(-1, 0).chunk(3)
     places = torch.linspace(-1, 1, mixtures).to(outputs) if mixtures > 1 else outputs.new_zeros(1)
     return logits, mu + places.view(-1, *[1] * (mu.ndim - 1)), log_scale + math.log(2 / mixtures)
-
-
-def _above(raw: Tensor, lowest: float) -> Tensor:
-    """raw, bent smoothly to stay above ``lowest``: a hard bound would end the gradient."""
-    return lowest + F.softplus(raw - lowest)
 
 
 def _check_temperature(temperature: float, at_zero: str) -> None:

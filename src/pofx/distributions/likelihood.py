@@ -1,17 +1,15 @@
 """From what a network puts out to a distribution over one observation, chosen by the domain."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
-from torch.nn.functional import softplus
 
 from pofx.distributions.discrete import Bernoulli, Categorical
-from pofx.distributions.logistic import DiscretisedLogistic, DiscretisedLogisticMixture
-from pofx.distributions.normal import Normal
+from pofx.distributions.logistic import DiscretisedLogistic, DiscretisedLogisticMixture, lowest
+from pofx.distributions.normal import LOWEST_LOG_VAR, Normal, above
 from pofx.domains import Domain, Images, Vectors
 from pofx.errors import Unusable
 from pofx.nn.standardise import Standardise
@@ -84,13 +82,11 @@ class Likelihood:
         if self.kind == "categorical":
             return Categorical(p.movedim(0, -1))
         if self.kind == "normal":
-            return self._normal(p[0], _above(p[1], _LOWEST_LOG_VAR))
-        # A logistic much narrower than a bin is a point mass; narrower still would only lose the gradient.
-        lowest = math.log(2 / self.levels) - 3
+            return self._normal(p[0], above(p[1], LOWEST_LOG_VAR))
         if self.mixtures == 1:
-            return DiscretisedLogistic(p[0], _above(p[1], lowest), self.levels)
+            return DiscretisedLogistic(p[0], above(p[1], lowest(self.levels)), self.levels)
         logits, mu, log_scale = p.chunk(3)
-        return DiscretisedLogisticMixture(logits, mu, _above(log_scale, lowest), self.levels)
+        return DiscretisedLogisticMixture(logits, mu, above(log_scale, lowest(self.levels)), self.levels)
 
     def _normal(self, mu: Tensor, log_var: Tensor) -> Normal:
         if self.standardise is None:
@@ -117,10 +113,6 @@ class Likelihood:
         # A logistic's standard deviation is 1.8 times its scale.
         mu, log_scale = mean + spread * std, (std / (1.8 * self.mixtures)).log().expand(self.mixtures, *mean.shape)
         return torch.cat([mu, log_scale] if self.mixtures == 1 else [torch.zeros_like(mu), mu, log_scale])
-
-
-# The narrowest normal has a standard deviation of exp(-6) = 0.0025 of the data's own.
-_LOWEST_LOG_VAR = -12.0
 
 
 def likelihood(
@@ -151,8 +143,3 @@ def _suits(levels: int | None, palette: bool) -> tuple[Kind, ...]:
     if levels == 2:
         return "bernoulli", "categorical", "logistic"
     return ("categorical", "logistic") if palette else ("logistic", "categorical")
-
-
-def _above(raw: Tensor, lowest: float) -> Tensor:
-    """raw, bent smoothly to stay above ``lowest``: a hard bound would end the gradient."""
-    return lowest + softplus(raw - lowest)

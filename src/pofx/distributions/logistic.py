@@ -4,6 +4,7 @@ Level k of L owns [2k/L - 1, 2(k+1)/L - 1) of [-1, 1]; the first bin reaches dow
 infinity, so that the levels' probabilities sum to one.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,11 @@ from torch import Generator, Tensor
 from torch.nn.functional import logsigmoid
 
 from pofx.distributions.discrete import Categorical
+
+
+def lowest(levels: int) -> float:
+    """The least log-scale: much narrower than a bin, a logistic is a point mass, and would only lose the gradient."""
+    return math.log(2 / levels) - 3
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,19 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
+from torch.nn.functional import softplus
 
 from pofx.randomness import randn
 
 _LOG_2_PI = math.log(2 * math.pi)
+
+# The narrowest normal of a network has a standard deviation of exp(-6) = 0.0025 of the data's own.
+LOWEST_LOG_VAR = -12.0
+
+
+def above(raw: Tensor, lowest: float) -> Tensor:
+    """raw, bent smoothly to stay above ``lowest``: a hard bound would end the gradient."""
+    return lowest + softplus(raw - lowest)
 
 
 @dataclass(frozen=True)

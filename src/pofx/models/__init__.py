@@ -12,6 +12,8 @@ _HOMES = {
     "GPT": "autoregressive.gpt",
     "MaskedLM": "autoregressive.masked_lm",
     "MADE": "autoregressive.made",
+    "RNN": "autoregressive.rnn",
+    "PixelCNN": "autoregressive.pixelcnn",
     "VAE": "autoencoders.vae",
     "WGAN": "adversarial.wgan",
     "FlowMatching": "diffusion.flow_matching",

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,17 +10,9 @@ from pofx.domains import Tokens
 from pofx.errors import Unusable, in_brief
 from pofx.files import read_json
 from pofx.models.autoregressive.gpt import GPT
+from pofx.models.autoregressive.presets import AS_GPT2
 from pofx.randomness import seeded_init
 
-ARGUMENTS: dict[str, Any] = {
-    "position": "learned",
-    "norm": "layer",
-    "qk_norm": False,
-    "activation": "gelu-tanh",
-    "bias": True,
-    "zero_init": False,
-    "grams": 1,
-}
 _BLOCK = {"ln_1": "first", "ln_2": "second", "attn.c_proj": "attention.out", "mlp.c_fc": "up", "mlp.c_proj": "down"}
 _TURNED = ("attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # kept as (inputs, outputs)
 
@@ -51,7 +42,7 @@ def load(source: str | Path | Mapping[str, Tensor], domain: Tokens, *, heads: in
     tied = torch.equal(head, symbols)
     width = symbols.shape[1]
     with seeded_init(0):
-        model = GPT(domain, width=width, layers=layers, heads=heads or _heads(source, width), tie=tied, **ARGUMENTS)
+        model = GPT(domain, width=width, layers=layers, heads=heads or _heads(source, width), tie=tied, **AS_GPT2)
     weights = {
         "values.weight": symbols,
         "axes.0.weight": places,
