@@ -1,13 +1,16 @@
-"""The live bar of a run: losses, throughput, time left. Only on a terminal."""
+"""What a person sees: the live bar of a run (losses, throughput, time left; only on a terminal), tables and lines."""
 
+import argparse
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from rich.console import Console
 
 from pofx.train.health import Alarm
+from pofx.train.launch import speaks
 from pofx.train.watch import Watcher
 
 
@@ -79,3 +82,9 @@ class Bar(Watcher):
         if self.progress is not None:
             self.progress.stop()
             self.progress = None
+
+
+def printer(options: argparse.Namespace) -> Callable[[str], None]:
+    """What says a line to a person, on standard output; nothing where it is to be quiet."""
+    quiet = options.quiet or not speaks()
+    return (lambda line: None) if quiet else lambda line: print(line, file=sys.stdout)  # noqa: T201

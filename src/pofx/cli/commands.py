@@ -3,11 +3,7 @@
 import argparse
 import csv
 import io
-import math
-import sys
 from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +12,16 @@ from torch import Tensor
 
 from pofx import catalogue, fitting, runs
 from pofx import data as sources
-from pofx.cli.bar import Bar, page
-from pofx.cli.drawing import Destination
+from pofx.cli.bar import Bar, page, printer
+from pofx.cli.drawing import Destination, beside_what_was_given
+from pofx.cli.inputs import chosen, described, observations, prompt
 from pofx.cli.parser import DRAWN_FLAGS, SOURCE_FLAGS
-from pofx.data.maps import partly_read
-from pofx.data.pictures import is_picture, read_picture
-from pofx.domains import Domain, Images, Tokens
+from pofx.domains import Images
 from pofx.errors import Unusable
 from pofx.evaluate.score import Score
 from pofx.files import write_json, write_text, write_whole
 from pofx.protocols import Completes, Encodes, Samples, capabilities
-from pofx.rendering import Sampled, natural_suffix, tokens_of
+from pofx.rendering import Sampled, natural_suffix
 from pofx.runs import Run
 from pofx.train.launch import speaks
 
@@ -34,10 +29,10 @@ from pofx.train.launch import speaks
 def data_command(options: argparse.Namespace) -> int:
     """Shows a source and its problems; 2 only if nothing can be learnt from it."""
     report = sources.inspect(
-        options.source, seed=options.seed, condition=options.condition, **_given(options, SOURCE_FLAGS)
+        options.source, seed=options.seed, condition=options.condition, **chosen(options, SOURCE_FLAGS)
     )
-    say = _printer(options)
-    say(f"{report.source}: {_described(report.domain) if report.domain else 'no observations'}")
+    say = printer(options)
+    say(f"{report.source}: {described(report.domain) if report.domain else 'no observations'}")
     if report.counts:
         split = f" (split: {report.data.split})" if report.data is not None else ""
         say("  " + ", ".join(f"{n:,} {name}" for name, n in report.counts.items()) + split)
@@ -116,7 +111,7 @@ def plan_command(options: argparse.Namespace) -> int:
 def resume_command(options: argparse.Namespace) -> int:
     """Goes on with a run; a finished one is left as it is."""
     if runs.load(options.run).finished:
-        _printer(options)(f"{options.run} is finished; nothing to do")
+        printer(options)(f"{options.run} is finished; nothing to do")
         return 0
     run = fitting.resume(
         options.run, device=options.device, devices=options.devices, strategy=options.strategy, logger=options.logger,
@@ -132,10 +127,10 @@ def sample_command(options: argparse.Namespace) -> int:
     place = Destination(run, "sample", options)
     n = _how_many(options, 1 if place.on_screen else 64)
     with place.drawing():
-        samples = run.sample(n, options.condition, seed=options.seed, **place.given | _given(options, DRAWN_FLAGS))
+        samples = run.sample(n, options.condition, seed=options.seed, **place.given | chosen(options, DRAWN_FLAGS))
     place.take(samples)
     if not place.on_screen:
-        _printer(options)(f"{n} samples of {run.name}: {place.path}")
+        printer(options)(f"{n} samples of {run.name}: {place.path}")
     _write_json(options, {"run": str(run.folder), "n": n, "output": place.path})
     return 0
 
@@ -145,13 +140,13 @@ def score_command(options: argparse.Namespace) -> int:
     run = _run(options)
     if Path(options.output).suffix != ".csv":
         raise Unusable(f"score writes .csv, got {options.output}; name a .csv file")
-    x, c = _observations(run, options)
+    x, c = observations(run, options)
     scored = run.score(x, c, samples=options.samples, seed=options.seed)
     table = {"observation": range(len(x)), "log_p": scored.value.tolist()}
     table |= {} if scored.bias is None else {"bias": scored.bias.tolist()}
     _write_csv(options.output, list(table), zip(*table.values()))
     mean = scored.value.mean().item()
-    _printer(options)(f"{len(x)} observations, mean log p {mean:.4f} nats ({scored.kind}): {options.output}")
+    printer(options)(f"{len(x)} observations, mean log p {mean:.4f} nats ({scored.kind}): {options.output}")
     _write_json(options, {"n": len(x), "mean_log_p": mean, "kind": scored.kind, "unit": "nats"})
     return 0
 
@@ -164,11 +159,11 @@ def encode_command(options: argparse.Namespace) -> int:
     run.require(Encodes, "encode")
     if Path(options.output).suffix != ".npy":
         raise Unusable(f"encode writes .npy, got {options.output}; name a .npy file")
-    x, c = _observations(run, options)
+    x, c = observations(run, options)
     with torch.no_grad():
         z = torch.cat([run.model.encode(*batch) for batch in _batches(run, x, c)]).cpu()
     _write_array(options.output, np.asarray(z))
-    _printer(options)(f"{len(z)} latents of shape {tuple(z.shape[1:])}: {options.output}")
+    printer(options)(f"{len(z)} latents of shape {tuple(z.shape[1:])}: {options.output}")
     _write_json(options, {"n": len(z), "shape": list(z.shape[1:])})
     return 0
 
@@ -177,14 +172,14 @@ def reconstruct_command(options: argparse.Namespace) -> int:
     """Observations through the latent and back; pictures above their reconstructions."""
     run = _run(options)
     _require_method(run, "reconstruct")
-    x, c = _observations(run, options)
+    x, c = observations(run, options)
     to_picture = Path(options.output).suffix == ".png"
     x, c = (x[:32], None if c is None else c[:32]) if to_picture else (x, c)
     with torch.no_grad():
         back = torch.cat([run.model.reconstruct(*batch) for batch in _batches(run, x, c)]).cpu()
     pairs = torch.stack([x.cpu(), back], dim=1).flatten(0, 1) if to_picture else back
     Sampled(pairs, run.domain, columns=8).save(options.output)
-    _printer(options)(
+    printer(options)(
         f"{len(back)} reconstructions{', each after its original' if to_picture else ''}: {options.output}"
     )
     _write_json(options, {"n": len(back), "output": options.output})
@@ -205,7 +200,7 @@ def interpolate_command(options: argparse.Namespace) -> int:
         walk = run.model.interpolate(a, b, options.between, None if c is None else c[: options.n].to(run.device))
     x = walk.flatten(0, 1).cpu()
     Sampled(x, run.domain, columns=options.between).save(options.output)
-    _printer(options)(f"{options.n} walks of {options.between} steps: {options.output}")
+    printer(options)(f"{options.n} walks of {options.between} steps: {options.output}")
     _write_json(options, {"n": options.n, "between": options.between, "output": options.output})
     return 0
 
@@ -215,15 +210,15 @@ def complete_command(options: argparse.Namespace) -> int:
     run = _run(options)
     run.require(Completes, "complete")
     place = Destination(run, "complete", options)
-    x, known = _prompt(run, options, _how_many(options, 1 if place.on_screen else 8))
-    given = place.given | _given(options, DRAWN_FLAGS)
+    x, known = prompt(run, options, _how_many(options, 1 if place.on_screen else 8))
+    given = place.given | chosen(options, DRAWN_FLAGS)
     with place.drawing():
         done = run.complete(x, known, options.condition, seed=options.seed, **given)
     to_picture = isinstance(run.domain, Images) and Path(place.path).suffix.lower() == ".png"
-    place.take(_beside_what_was_given(x, known, done) if to_picture else done)
+    place.take(beside_what_was_given(x, known, done) if to_picture else done)
     if not place.on_screen:
         each = ", after the originals and what was given of them" if to_picture else ""
-        _printer(options)(f"{len(done)} completions{each}: {place.path}")
+        printer(options)(f"{len(done)} completions{each}: {place.path}")
     _write_json(options, {"n": len(done), "output": place.path})
     return 0
 
@@ -232,8 +227,8 @@ def compress_command(options: argparse.Namespace) -> int:
     """A text or observations into a file, without loss, as small as the model says they can be."""
     from pofx.cli.compressing import compress_and_tell
 
-    told = compress_and_tell(_run(options), options, _observations)
-    say = _printer(options)
+    told = compress_and_tell(_run(options), options)
+    say = printer(options)
     say(
         f"{told['observations']:,} observations, {told['values']:,} values, {told['bytes']:,} bytes, "
         f"{told['bits_per_value']:.4f} {told['unit']}, {told['seconds']:.1f} s: {told['output']}"
@@ -253,7 +248,7 @@ def decompress_command(options: argparse.Namespace) -> int:
 
     told = decompress_and_tell(_run(options), options)
     much = f"{told['observations']:,} observations" if "observations" in told else f"{told['text_bytes']:,} bytes"
-    _printer(options)(f"{much}: {told['output']}")
+    printer(options)(f"{much}: {told['output']}")
     _write_json(options, told)
     return 0
 
@@ -302,7 +297,7 @@ def fit_arguments(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _trained(run: Run, options: argparse.Namespace) -> int:
-    say = _printer(options)
+    say = printer(options)
     progress = run.progress
     best = f", best on validation at {progress['best_step']}" if progress["best_step"] else ""
     say(f"{run.folder}: {progress['step']} steps in {progress['seconds']:.1f} s{best}")
@@ -315,99 +310,10 @@ def _run(options: argparse.Namespace) -> Run:
     return runs.load(options.run, device=runs.chosen_device(options.device))
 
 
-def _observations(run: Run, options: argparse.Namespace) -> tuple[Tensor, Tensor | None]:
-    """Canonical observations of a source that has the run's domain, with condition rows if the run has a condition."""
-    wanted = run.config["source_options"] | _given(options, SOURCE_FLAGS)
-    data = (
-        run.data
-        if runs.lasting(options.source) == run.config["origin"]
-        else sources.load(options.source, seed=run.config["seed"], **wanted)
-    )
-    _require_domain(run, options.source, data.domain)
-    if data.condition is not None and data.condition != run.condition:
-        raise Unusable(
-            f"{options.source} has other conditions than {run.folder} was fitted with; give data of the same"
-        )
-    parts = ("train", "validation", "test") if options.split == "all" else (options.split,)
-    for line in partly_read({name: data.part(name) for name in parts}):
-        _printer(options)(line)
-    rows = [data.part(name).rows() for name in parts]
-    c = torch.cat([row for _, row in rows if row is not None]) if run.condition is not None else None
-    return torch.cat([x for x, _ in rows]), c
-
-
 def _batches(run: Run, x: Tensor, c: Tensor | None, size: int = 256) -> Iterable[tuple[Tensor, Tensor | None]]:
     for start in range(0, len(x), size):
         rows = None if c is None else c[start : start + size].to(run.device)
         yield x[start : start + size].to(run.device), rows
-
-
-def _beside_what_was_given(x: Tensor, known: Tensor, done: Sampled) -> Sampled:
-    """For each picture the original, what was given of it, and its completion, or all those of a single picture."""
-    each = len(x) if (x == x[:1]).all() else 1
-    originals, completions = x[::each, None], done.x.unflatten(0, (-1, each))
-    rows = torch.cat([originals, originals, completions], dim=1)
-    hidden = torch.zeros(rows.shape, dtype=torch.bool)
-    hidden[:, 1] = ~known
-    columns = (2 + each) * math.ceil(len(rows) / 8)
-    return replace(done, x=rows.flatten(0, 1), columns=columns, hidden=hidden.flatten(0, 1))
-
-
-def _prompt(run: Run, options: argparse.Namespace, n: int) -> tuple[Tensor, Tensor]:
-    """What is known: a text's beginning, the top of pictures, or the first columns of a table."""
-    if isinstance(run.domain, Tokens):
-        prompt = tokens_of(_text_of(options.input, records=run.domain.end is not None), run.domain)
-        if not len(prompt):
-            raise Unusable("a prompt has at least one symbol, got none; type one, or draw without one by 'pofx sample'")
-        if len(prompt) > run.domain.length:
-            raise Unusable(
-                f"a prompt has at most {run.domain.length} symbols here, the window that the run was fitted with, got "
-                f"{len(prompt)}; give its end alone, or fit with a larger --length"
-            )
-        x = torch.zeros(n, run.domain.length, dtype=torch.int64)
-        x[:, : len(prompt)] = prompt
-        return x, torch.arange(run.domain.length) < len(prompt)
-    if not 0 <= options.keep <= 1:
-        raise Unusable(f"--keep must be in [0, 1], got {options.keep}; 0.5 keeps the upper half")
-    x = _to_complete(run, options.input, n)
-    axis = -2 if isinstance(run.domain, Images) else -1
-    extent = run.domain.shape[axis]
-    known = torch.zeros(run.domain.shape, dtype=torch.bool)
-    known.narrow(axis, 0, round(options.keep * extent)).fill_(True)
-    return x, known
-
-
-def _require_domain(run: Run, source: str, domain: Domain) -> None:
-    if domain != run.domain:
-        theirs, ours = _described(domain), _described(run.domain)
-        differs = " of another alphabet, palette or name of columns" if theirs == ours else ""
-        raise Unusable(
-            f"{source} is {theirs}{differs}, but {run.folder} was fitted on {ours}; give data of the same kind"
-        )
-
-
-def _to_complete(run: Run, source: str, n: int) -> Tensor:
-    """One picture n times, or the first n test observations of a source."""
-    if isinstance(run.domain, Images) and is_picture(Path(source)):
-        return read_picture(Path(source), run.domain).expand(n, *run.domain.shape)
-    data = run.data if runs.lasting(source) == run.config["origin"] else sources.load(source, seed=run.config["seed"])
-    _require_domain(run, source, data.domain)
-    return data.test.rows()[0][:n]
-
-
-def _text_of(prompt: str, *, records: bool) -> str:
-    """The prompt itself, or what is in the file of that name, less the newline that editors put after a record."""
-    path = Path(prompt)
-    with suppress(OSError):  # a prompt may be too long for a name
-        if path.is_file():
-            try:
-                text = path.read_text(encoding="utf-8")
-                return text.removesuffix("\n") if records else text
-            except UnicodeDecodeError:
-                raise Unusable(f"a prompt is UTF-8 text, and {path} is not; save it as UTF-8") from None
-    if path.suffix == ".txt" and not any(c.isspace() for c in prompt):
-        raise Unusable(f"there is no file {prompt!r}; check the path, or type a prompt that does not end in .txt")
-    return prompt
 
 
 def _how_many(options: argparse.Namespace, usual: int) -> int:
@@ -422,15 +328,6 @@ def _require_method(run: Run, name: str) -> None:
         raise Unusable(f"{run.name} cannot {name}; a model with a latent can, such as vae")
 
 
-def _described(domain: Any) -> str:
-    if isinstance(domain, Images):
-        values = f"{domain.levels} colours of its own palette" if domain.palette else f"{domain.levels} levels"
-        return f"pictures of {domain.channels} x {domain.height} x {domain.width}, {values}"
-    if isinstance(domain, Tokens):
-        return f"texts of {domain.length} symbols from {domain.vocabulary}"
-    return f"vectors of {domain.dim} numbers"
-
-
 def _print_scores(run: Run, scores: list[Score]) -> None:
     from rich.table import Table
 
@@ -441,15 +338,6 @@ def _print_scores(run: Run, scores: list[Score]) -> None:
         floor = "" if s.floor is None else f"{s.floor:.4g}"
         table.add_row(s.metric, s.shown(run.domain), floor, s.kind, str(s.n), s.given, s.split, s.note)
     page().print(table)
-
-
-def _given(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
-
-
-def _printer(options: argparse.Namespace) -> Any:
-    quiet = options.quiet or not speaks()
-    return (lambda line: None) if quiet else lambda line: print(line, file=sys.stdout)  # noqa: T201
 
 
 def _write_json(options: argparse.Namespace, value: dict[str, Any]) -> None:

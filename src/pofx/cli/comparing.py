@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pofx.cli.bar import Bar, page
+from pofx.cli.inputs import chosen
 from pofx.cli.parser import SOURCE_FLAGS
 from pofx.comparing import Comparison, Spectator, compare
 from pofx.errors import Unusable
@@ -26,7 +27,6 @@ def compare_and_show(options: argparse.Namespace) -> int:
     """Compares, prints the table and the verdict, says where the page is."""
     sources = options.sources
     runs = len(sources) > 1 or (Path(sources[0]) / "config.json").is_file()
-    given = {name: getattr(options, name) for name in SOURCE_FLAGS if getattr(options, name) is not None}
     comparison = compare(
         sources if runs else sources[0],
         models=options.models.split(",") if options.models else None,
@@ -37,7 +37,7 @@ def compare_and_show(options: argparse.Namespace) -> int:
         seed=options.seed,
         device=options.device,
         watch=LiveTable(quiet=options.quiet),
-        **given,
+        **chosen(options, SOURCE_FLAGS),
     )
     console = page()
     console.print(comparison.table())

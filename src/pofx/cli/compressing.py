@@ -2,13 +2,13 @@
 
 import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pofx.cli.inputs import observations
 from pofx.coding import batch_rows, information
 from pofx.domains import Tokens
 from pofx.errors import Unusable
@@ -20,22 +20,15 @@ from pofx.runs import Run
 from pofx.train.plan import use_threads
 
 SUFFIX = ".pofx"
-Observations = Callable[[Run, argparse.Namespace], tuple[Tensor, Tensor | None]]
 
 
-def compress_and_tell(run: Run, options: argparse.Namespace, observations: Observations) -> dict[str, Any]:
-    """Writes the file; every figure, the bytes beside what the model's likelihood says.
-
-    Args:
-        run: whose model compresses.
-        options: of the command.
-        observations: reads those of a source that is no text file.
-    """
+def compress_and_tell(run: Run, options: argparse.Namespace) -> dict[str, Any]:
+    """Writes the file; every figure, the bytes beside what the model's likelihood says."""
     path = Path(options.output).expanduser()
     if path.suffix != SUFFIX or path.is_dir():
         raise Unusable(f"compress writes {SUFFIX} files, got {options.output}; name a {SUFFIX} file")
     run.require(Chains, "compress")
-    x, c = _given(run, options, observations)
+    x, c = _content(run, options)
     began = time.perf_counter()
     data = run.compress(x, c)
     seconds = time.perf_counter() - began
@@ -63,7 +56,7 @@ def decompress_and_tell(run: Run, options: argparse.Namespace) -> dict[str, Any]
     return {"output": str(out), "observations": len(content), "classes": classes}
 
 
-def _given(run: Run, options: argparse.Namespace, observations: Observations) -> tuple[Tensor | bytes, Tensor | None]:
+def _content(run: Run, options: argparse.Namespace) -> tuple[Tensor | bytes, Tensor | None]:
     """A text file for a model of texts, all of it as it is; else rows of a source."""
     path = Path(options.source).expanduser()
     if not (isinstance(run.domain, Tokens) and run.domain.encoding != "none" and path.is_file()):

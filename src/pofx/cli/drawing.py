@@ -1,13 +1,16 @@
 """Where what is drawn goes: to the screen as it is drawn, to a file, into an animation."""
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pofx.domains import Images, Tokens
 from pofx.errors import Unusable
@@ -91,3 +94,14 @@ def _shows(options: argparse.Namespace) -> bool:
 def _print(piece: str) -> None:
     sys.stdout.write(piece)
     sys.stdout.flush()
+
+
+def beside_what_was_given(x: Tensor, known: Tensor, done: Sampled) -> Sampled:
+    """For each picture the original, what was given of it, and its completion, or all those of a single picture."""
+    each = len(x) if (x == x[:1]).all() else 1
+    originals, completions = x[::each, None], done.x.unflatten(0, (-1, each))
+    rows = torch.cat([originals, originals, completions], dim=1)
+    hidden = torch.zeros(rows.shape, dtype=torch.bool)
+    hidden[:, 1] = ~known
+    columns = (2 + each) * math.ceil(len(rows) / 8)
+    return replace(done, x=rows.flatten(0, 1), columns=columns, hidden=hidden.flatten(0, 1))
