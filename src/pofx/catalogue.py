@@ -164,9 +164,9 @@ _TABLE: tuple[Entry, ...] = (
         "pofx.models.autoencoders.vae:VAE",
         family="autoencoders",
         paper="Kingma and Welling 2014, arXiv:1312.6114",
-        summary="encoder and decoder with a Gaussian latent, bound of the likelihood",
-        domains=("images", "vectors"),
-        tiny={kind: {"latent_dim": 2, **_TINY_NET} for kind in ("images", "vectors")},
+        summary="encoder and decoder of a vector with a prior, bound of the likelihood",
+        domains=("images", "vectors", "tokens"),
+        tiny={kind: {"latent_dim": 2, **_TINY_NET} for kind in ("images", "vectors", "tokens")},
         flagship=True,
     ),
     Entry(

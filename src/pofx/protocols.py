@@ -162,7 +162,11 @@ class Estimates(Protocol):
 
 
 class Encodes(Protocol):
-    """Maps x to a latent z, (B, K) for vector latents: a draw of q(z|x), or its mode without a generator."""
+    """Maps x to a latent z: a draw of q(z|x), or its mode without a generator.
+
+    z is an observation of the model's ``latent_domain``, (B, K) real numbers or (B, T) symbols: whatever models that
+    domain is a prior (``models/composed/latent.py``).
+    """
 
     def encode(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator | None = None) -> Tensor: ...
 
@@ -171,6 +175,14 @@ class Decodes(Protocol):
     """Maps a latent z to a distribution over x, with ``log_prob``, ``sample`` and ``mode``."""
 
     def decode(self, z: Tensor, condition: Tensor | None = None) -> Any: ...
+
+
+class Infers(Protocol):
+    """A latent z with laws of its own: q(z|x) with ``log_prob(z)`` and ``rsample(samples, generator=)``, and p(z)."""
+
+    def posterior(self, x: Tensor, condition: Tensor | None = None) -> Any: ...
+
+    def log_prior(self, z: Tensor, condition: Tensor | None = None) -> Tensor: ...
 
 
 class Represents(Protocol):
@@ -215,8 +227,8 @@ class Watched(Protocol):
 
 
 CAPABILITIES: tuple[type, ...] = (
-    Adapts, Learns, Plays, Samples, Scores, Chains, PseudoScores, Bounds, Estimates, Encodes, Decodes, Represents,
-    Completes, Aligns, Transports, Watched,
+    Adapts, Learns, Plays, Samples, Scores, Chains, PseudoScores, Bounds, Estimates, Encodes, Decodes, Infers,
+    Represents, Completes, Aligns, Transports, Watched,
 )  # fmt: skip
 
 

@@ -12,14 +12,16 @@ from pofx.distributions import (
     DiagonalNormal,
     DiscretisedLogistic,
     DiscretisedLogisticMixture,
+    DiscretisedNormal,
     Normal,
     likelihood,
     standard_normal_log_prob,
 )
-from pofx.domains import Images, Vectors
+from pofx.domains import Images, Tokens, Vectors
 from pofx.errors import Unusable
 from pofx.nn.standardise import Standardise
 from pofx.randomness import stream
+from pofx.testing.specimens import every_observation
 
 
 def randn(*shape):
@@ -31,7 +33,8 @@ def discrete(levels, elements=3):
     logistic = DiscretisedLogistic(randn(elements), randn(elements) - 2, levels)
     mixture = DiscretisedLogisticMixture(randn(4, elements), randn(4, elements), randn(4, elements) - 2, levels)
     table = Categorical(randn(elements, levels))
-    return [logistic, mixture, table] + ([Bernoulli(randn(elements))] if levels == 2 else [])
+    normal = DiscretisedNormal(randn(elements), 2 * randn(elements) - 4, levels)
+    return [logistic, mixture, table, normal] + ([Bernoulli(randn(elements))] if levels == 2 else [])
 
 
 @pytest.mark.parametrize("levels", [2, 3, 17, 256])
@@ -166,3 +169,17 @@ def test_initial_parameters_are_near_the_marginals(levels, kind):
     cost = -float(head(head.initial(x).expand(len(x), -1, -1, -1, -1)).log_prob(x).mean()) / 4
     normal = 0.5 * math.log(2 * math.pi * math.e * 0.2**2) + math.log(levels / 2)
     assert cost < (math.log(2) if levels == 2 else normal) + 0.25
+
+
+@pytest.mark.parametrize("end", [None, 1])
+def test_records_of_symbols_sum_to_one_and_end_once(end):
+    """Over all records that can be: nothing follows an end but itself."""
+    domain = Tokens(3, 4, end=end)
+    p = likelihood(domain)(randn(3, 4))
+    x = every_observation(domain)
+    log_p = p.log_prob(x)
+    torch.testing.assert_close(log_p.logsumexp(0), torch.zeros((), dtype=torch.float64))
+    many = likelihood(domain)(randn(3, 4).expand(20_000, 3, 4)).sample(generator=stream(1, "test"))
+    counts = (many[:, None] == x).all(2).sum(0)
+    assert counts.sum() == 20_000
+    assert ((counts - 20_000 * log_p.exp()).abs() < 5 * (20_000 * log_p.exp()).sqrt() + 1).all()

@@ -40,7 +40,7 @@ def kl_dropped_from_the_loss(patch):
 
 def kl_dropped_from_the_bound(patch):
     def elbo(self, x, condition=None, *, samples=1, generator):
-        z = self.q(x, condition).rsample(samples, generator=generator)
+        z = self.posterior(x, condition).rsample(samples, generator=generator)
         return self.decode(z, condition).log_prob(x).mean(0)
 
     patch.setattr(VAE, "elbo", elbo)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from pofx.distributions import DiagonalNormal, DiscretisedLogistic, DiscretisedLogisticMixture
+from pofx.distributions import DiagonalNormal, DiscretisedLogistic, DiscretisedLogisticMixture, DiscretisedNormal
 from pofx.randomness import stream
 
 
@@ -19,6 +19,20 @@ def test_discretised_logistic_is_a_difference_of_scipys_cdf(levels):
     expected = np.where(cdf[1:] < 0.5, np.diff(cdf, axis=0), -np.diff(survival, axis=0))
     log_p = DiscretisedLogistic(mu, log_scale, levels).log_prob(torch.arange(levels)[:, None])
     np.testing.assert_allclose(log_p.exp().numpy(), expected, rtol=1e-9, atol=1e-300)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_discretised_normal_is_a_difference_of_scipys_cdf(levels):
+    """Also far from mu, where both of the differences' terms are nearly one or nearly zero."""
+    mu = torch.linspace(-1.5, 1.5, 7, dtype=torch.float64)
+    log_var = torch.linspace(-7, 1, 7, dtype=torch.float64)
+    sigma = (log_var / 2).exp().numpy()
+    edges = np.concatenate([[-np.inf], 2 * np.arange(1, levels) / levels - 1, [np.inf]])
+    cdf = stats.norm.cdf(edges[:, None], loc=mu.numpy(), scale=sigma)
+    survival = stats.norm.sf(edges[:, None], loc=mu.numpy(), scale=sigma)
+    expected = np.where(cdf[1:] < 0.5, np.diff(cdf, axis=0), -np.diff(survival, axis=0))
+    log_p = DiscretisedNormal(mu, log_var, levels).log_prob(torch.arange(levels)[:, None])
+    np.testing.assert_allclose(log_p.exp().numpy(), expected, rtol=1e-7, atol=1e-300)
 
 
 def test_a_mixture_is_the_weighted_sum():

@@ -20,9 +20,10 @@ from pofx.domains import Images
 from pofx.errors import Unusable
 from pofx.evaluate.score import Score
 from pofx.files import write_json, write_text, write_whole
-from pofx.protocols import Completes, Encodes, Samples, capabilities
+from pofx.protocols import Completes, Decodes, Encodes, Samples, capabilities
 from pofx.rendering import Sampled, natural_suffix
 from pofx.runs import Run
+from pofx.samplers.latents import interpolate, reconstruct
 from pofx.train.launch import speaks
 
 
@@ -171,12 +172,11 @@ def encode_command(options: argparse.Namespace) -> int:
 def reconstruct_command(options: argparse.Namespace) -> int:
     """Observations through the latent and back; pictures above their reconstructions."""
     run = _run(options)
-    _require_method(run, "reconstruct")
+    _require_latent(run, "reconstruct")
     x, c = observations(run, options)
     to_picture = Path(options.output).suffix == ".png"
     x, c = (x[:32], None if c is None else c[:32]) if to_picture else (x, c)
-    with torch.no_grad():
-        back = torch.cat([run.model.reconstruct(*batch) for batch in _batches(run, x, c)]).cpu()
+    back = torch.cat([reconstruct(run.model, *batch) for batch in _batches(run, x, c)]).cpu()
     pairs = torch.stack([x.cpu(), back], dim=1).flatten(0, 1) if to_picture else back
     Sampled(pairs, run.domain, columns=8).save(options.output)
     printer(options)(
@@ -189,15 +189,14 @@ def reconstruct_command(options: argparse.Namespace) -> int:
 def interpolate_command(options: argparse.Namespace) -> int:
     """Walks in latent space between pairs of the test split."""
     run = _run(options)
-    _require_method(run, "interpolate")
+    _require_latent(run, "interpolate")
     x, c = run.data.test.rows()
     if not 1 <= options.n <= len(x) // 2:
         raise Unusable(f"-n must be 1 to {len(x) // 2} pairs, got {options.n}")
     if options.between < 2:
         raise Unusable(f"--between must be at least 2, got {options.between}")
     a, b = x[: options.n].to(run.device), x[options.n : 2 * options.n].to(run.device)
-    with torch.no_grad():
-        walk = run.model.interpolate(a, b, options.between, None if c is None else c[: options.n].to(run.device))
+    walk = interpolate(run.model, a, b, options.between, None if c is None else c[: options.n].to(run.device))
     x = walk.flatten(0, 1).cpu()
     Sampled(x, run.domain, columns=options.between).save(options.output)
     printer(options)(f"{options.n} walks of {options.between} steps: {options.output}")
@@ -323,9 +322,9 @@ def _how_many(options: argparse.Namespace, usual: int) -> int:
     return n
 
 
-def _require_method(run: Run, name: str) -> None:
-    if not callable(getattr(run.model, name, None)):
-        raise Unusable(f"{run.name} cannot {name}; a model with a latent can, such as vae")
+def _require_latent(run: Run, verb: str) -> None:
+    if not {Encodes, Decodes} <= capabilities(run.model):
+        raise Unusable(f"{run.name} cannot {verb}; a model that encodes and decodes can, such as vae")
 
 
 def _print_scores(run: Run, scores: list[Score]) -> None:

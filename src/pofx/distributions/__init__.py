@@ -1,9 +1,9 @@
 """Likelihood heads and priors: small classes with ``log_prob`` and a ``sample`` that takes its generator."""
 
 from pofx.distributions.discrete import Bernoulli, Categorical
-from pofx.distributions.likelihood import Independent, Likelihood, likelihood
+from pofx.distributions.likelihood import Independent, Kind, Likelihood, likelihood
 from pofx.distributions.logistic import DiscretisedLogistic, DiscretisedLogisticMixture
-from pofx.distributions.normal import DiagonalNormal, Normal, standard_normal_log_prob
+from pofx.distributions.normal import DiagonalNormal, DiscretisedNormal, Normal, standard_normal_log_prob
 
 __all__ = [
     "Bernoulli",
@@ -11,7 +11,9 @@ __all__ = [
     "DiagonalNormal",
     "DiscretisedLogistic",
     "DiscretisedLogisticMixture",
+    "DiscretisedNormal",
     "Independent",
+    "Kind",
     "Likelihood",
     "Normal",
     "likelihood",

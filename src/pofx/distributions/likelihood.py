@@ -9,8 +9,8 @@ from torch import Generator, Tensor
 
 from pofx.distributions.discrete import Bernoulli, Categorical
 from pofx.distributions.logistic import DiscretisedLogistic, DiscretisedLogisticMixture, lowest
-from pofx.distributions.normal import LOWEST_LOG_VAR, Normal, above
-from pofx.domains import Domain, Images, Vectors
+from pofx.distributions.normal import LOWEST_LOG_VAR, DiscretisedNormal, Normal, above
+from pofx.domains import Domain, Images, Tokens, Vectors
 from pofx.errors import Unusable
 from pofx.nn.standardise import Standardise
 
@@ -19,29 +19,46 @@ Kind = Literal["auto", "bernoulli", "categorical", "logistic", "normal"]
 
 @dataclass(frozen=True)
 class Independent:
-    """A distribution over observations of a domain whose dimensions are independent, each by ``base``."""
+    """A distribution over observations of a domain whose dimensions are independent, each by ``base``.
+
+    Of a record that ends, what follows its end is padding: it has no terms, and is drawn as the end.
+    """
 
     base: Any
     domain: Domain
 
     def log_prob(self, x: Tensor) -> Float[Tensor, "*B"]:
         """log p(x), nats per observation: summed over the observation's dimensions."""
-        return self.base.log_prob(x).flatten(-len(self.domain.shape)).sum(-1)
+        log_p = self.base.log_prob(x)
+        if self._end is not None:
+            ends = (x == self._end).long()
+            log_p = log_p.masked_fill(ends.cumsum(-1) > ends, 0)
+        return log_p.flatten(-len(self.domain.shape)).sum(-1)
 
     def sample(self, *, generator: Generator) -> Tensor:
         """One draw, canonical."""
-        return self.base.sample(generator=generator).to(self.domain.dtype)
+        return self._canonical(self.base.sample(generator=generator))
 
     @property
     def mode(self) -> Tensor:
         """The likeliest value of each dimension, canonical."""
-        return self.base.mode.to(self.domain.dtype)
+        return self._canonical(self.base.mode)
 
     @property
     def mean(self) -> Tensor:
-        """The expected value of each dimension, canonical: integer levels are rounded."""
+        """The expected value of each dimension, canonical: integer levels are rounded, symbols are the likeliest."""
+        if isinstance(self.domain, Tokens):
+            return self.mode
         mean = self.base.mean
-        return mean.to(self.domain.dtype) if self.domain.dtype.is_floating_point else mean.round().to(self.domain.dtype)
+        return self._canonical(mean if self.domain.dtype.is_floating_point else mean.round())
+
+    @property
+    def _end(self) -> int | None:
+        return self.domain.end if isinstance(self.domain, Tokens) else None
+
+    def _canonical(self, x: Tensor) -> Tensor:
+        x = x.to(self.domain.dtype)
+        return x if self._end is None else x.masked_fill((x == self._end).cumsum(-1) > 0, self._end)
 
 
 @dataclass(frozen=True)
@@ -50,21 +67,28 @@ class Likelihood:
 
     Args:
         domain: what one observation is.
-        kind: "bernoulli" (2 levels), "categorical" (a probability per level), "logistic" (discretised, or a mixture of
-            them) or "normal" (mean and variance).
+        kind: "bernoulli" (2 levels), "categorical" (a probability per level or symbol), "logistic" (discretised, or a
+            mixture of them) or "normal" (mean and variance; discretised where there are levels).
         mixtures: M, how many logistics are mixed.
         standardise: of vectors; the parameters are in its units, the distribution in x's own.
     """
 
-    domain: Images | Vectors
+    domain: Domain
     kind: Kind
     mixtures: int = 1
     standardise: Standardise | None = None
 
     @property
     def levels(self) -> int:
-        """Of a picture."""
+        """Of a picture, or symbols of a text; 0 for real numbers."""
+        if isinstance(self.domain, Tokens):
+            return self.domain.vocabulary
         return getattr(self.domain, "levels", None) or 0
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether the last of the outputs is the logarithm of a variance or scale."""
+        return self.kind == "normal" or (self.kind == "logistic" and self.mixtures == 1)
 
     @property
     def outputs(self) -> int:
@@ -88,7 +112,9 @@ class Likelihood:
         logits, mu, log_scale = p.chunk(3)
         return DiscretisedLogisticMixture(logits, mu, above(log_scale, lowest(self.levels)), self.levels)
 
-    def _normal(self, mu: Tensor, log_var: Tensor) -> Normal:
+    def _normal(self, mu: Tensor, log_var: Tensor) -> Normal | DiscretisedNormal:
+        if self.levels:
+            return DiscretisedNormal(mu, log_var, self.levels)
         if self.standardise is None:
             return Normal(mu, log_var)
         return Normal(self.standardise.inverse(mu), log_var + 2 * self.standardise.scale.log())
@@ -116,30 +142,40 @@ class Likelihood:
 
 
 def likelihood(
-    domain: Images | Vectors, kind: Kind = "auto", *, mixtures: int = 1, standardise: Standardise | None = None
+    domain: Domain, kind: Kind = "auto", *, mixtures: int = 1, standardise: Standardise | None = None
 ) -> Likelihood:
     """The likelihood of a domain: Bernoulli for 2 levels, discretised logistics for more, else a normal.
 
-    Colours of a palette are told apart by a categorical: neighbouring levels are near in brightness alone.
+    Symbols, and colours of a palette, are told apart by a categorical: neighbours in number are not alike.
 
     Raises:
         Unusable: the kind does not fit the domain.
     """
-    levels = domain.levels if isinstance(domain, Images) else None
-    suits = _suits(levels, isinstance(domain, Images) and bool(domain.palette))
+    suits = _suits(domain)
     kind = suits[0] if kind == "auto" else kind
     if kind not in suits:
-        what = f"pictures of {levels} levels" if levels else "continuous values"
-        raise Unusable(f"the likelihood of {what} is one of {', '.join(suits)}, got {kind!r}; leave it at 'auto'")
+        raise Unusable(
+            f"the likelihood of {_what(domain)} is one of {', '.join(suits)}, got {kind!r}; leave it at 'auto'"
+        )
     if mixtures < 1:
         raise Unusable(f"mixtures must be at least 1, got {mixtures}")
     return Likelihood(domain, kind, mixtures, standardise)
 
 
-def _suits(levels: int | None, palette: bool) -> tuple[Kind, ...]:
+def _suits(domain: Domain) -> tuple[Kind, ...]:
     """The kinds that fit, the default first."""
-    if levels is None:
+    if isinstance(domain, Tokens):
+        return ("categorical",)
+    if isinstance(domain, Vectors) or domain.levels is None:
         return ("normal",)
-    if levels == 2:
-        return "bernoulli", "categorical", "logistic"
-    return ("categorical", "logistic") if palette else ("logistic", "categorical")
+    if domain.levels == 2:
+        return "bernoulli", "categorical", "logistic", "normal"
+    return ("categorical", "logistic", "normal") if domain.palette else ("logistic", "categorical", "normal")
+
+
+def _what(domain: Domain) -> str:
+    if isinstance(domain, Tokens):
+        return "symbols"
+    return (
+        f"pictures of {domain.levels} levels" if isinstance(domain, Images) and domain.levels else "continuous values"
+    )

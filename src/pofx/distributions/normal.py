@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from torch import Generator, Tensor
 from torch.nn.functional import softplus
 
@@ -46,6 +46,61 @@ class Normal:
     def mean(self) -> Float[Tensor, "*B"]:
         """mu."""
         return self.mu
+
+
+@dataclass(frozen=True)
+class DiscretisedNormal:
+    """p(k) = Phi((b_k - mu) / sigma) - Phi((a_k - mu) / sigma) for each element, where level k owns [a_k, b_k).
+
+    Level k of L owns [2k/L - 1, 2(k+1)/L - 1); the first bin reaches down to minus infinity and the last up to
+    infinity, so that the levels' probabilities sum to one.
+
+    Args:
+        mu: in [-1, 1], where the levels lie.
+        log_var: log sigma^2.
+        levels: L.
+    """
+
+    mu: Float[Tensor, "*B"]
+    log_var: Float[Tensor, "*B"]
+    levels: int
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) of each element, nats; x broadcasts against mu.
+
+        Bins above mu are mirrored below it, where log Phi keeps its digits: log(Phi(b) - Phi(a)) = log Phi(b) +
+        log(1 - exp(log Phi(a) - log Phi(b))).
+        """
+        k, inverse = x.to(self.mu.dtype), (-0.5 * self.log_var).exp()
+        a = (k * (2 / self.levels) - 1 - self.mu) * inverse
+        b = a + 2 / self.levels * inverse
+        first, last = k == 0, k == self.levels - 1
+        mirrored = a + b > 0
+        low, high = torch.where(mirrored, -b, a), torch.where(mirrored, -a, b)
+        log_high, log_low = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
+        inside = log_high + (-torch.expm1(log_low - log_high)).log()
+        outer = torch.where(first, torch.special.log_ndtr(b), torch.special.log_ndtr(-a))
+        return torch.where(first | last, outer, inside)
+
+    def sample(self, *, generator: Generator) -> Integer[Tensor, "*B"]:
+        """One draw of each element."""
+        return self._level(Normal(self.mu, self.log_var).sample(generator=generator))
+
+    @property
+    def mode(self) -> Integer[Tensor, "*B"]:
+        """The likeliest level: the one that holds mu, or an outermost one, which owns a whole tail."""
+        held = self._level(self.mu)
+        candidates = torch.stack([held, torch.zeros_like(held), torch.full_like(held, self.levels - 1)])
+        return candidates.gather(0, self.log_prob(candidates).argmax(0, keepdim=True))[0]
+
+    @property
+    def mean(self) -> Float[Tensor, "*B"]:
+        """The expected level: the sum over k >= 1 of p(x >= k)."""
+        edges = 2 * torch.arange(1, self.levels).to(self.mu) / self.levels - 1
+        return torch.special.ndtr((self.mu[..., None] - edges) * (-0.5 * self.log_var[..., None]).exp()).sum(-1)
+
+    def _level(self, y: Float[Tensor, "*B"]) -> Integer[Tensor, "*B"]:
+        return ((y + 1) * (self.levels / 2)).floor().clamp(0, self.levels - 1).long()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from pofx.conditions import Classes, Condition, TextCondition, VectorCondition
 class MLP(nn.Module):
     """Linear layers with an activation between them; ``context`` (B, E) is added to each hidden layer by a projection.
 
+    Without hidden layers it is added to the output.
+
     Args:
         inputs: size of x.
         hidden: sizes of the hidden layers.
@@ -36,7 +38,8 @@ class MLP(nn.Module):
         sizes = [inputs, *hidden]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
         self.norms = nn.ModuleList(nn.LayerNorm(b) if norm else nn.Identity() for b in hidden)
-        self.contexts = nn.ModuleList(nn.Linear(context, b, bias=False) for b in hidden) if context else None
+        into = hidden or [outputs]
+        self.contexts = nn.ModuleList(nn.Linear(context, b, bias=False) for b in into) if context else None
         self.activation = activation()
         self.head = nn.Linear(sizes[-1], outputs)
 
@@ -51,7 +54,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "*B D"], context: Tensor | None = None) -> Tensor:
         """x (..., inputs) to (..., outputs)."""
-        return self.head(self.hidden(x, context))
+        out = self.head(self.hidden(x, context))
+        return out if self.contexts is None or len(self.layers) else out + self.contexts[0](context)
 
 
 class ConditionEmbedding(nn.Module):

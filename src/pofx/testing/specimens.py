@@ -1,7 +1,6 @@
 """What the checks are run on: observations few enough to sum over, data to learn them from, a loop to learn with."""
 
 import copy
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -229,8 +228,3 @@ def _trained(build: Build, domain: Domain, condition: Condition | None, steps: i
     for _ in rounds(model, x, c, steps=steps, generator=stream(0, "train")):
         pass
     return model.eval()
-
-
-def standard_normal_log_prob(z: Tensor) -> Tensor:
-    """(B, K) to (B,), nats."""
-    return -0.5 * (z**2 + math.log(2 * math.pi)).sum(-1)

@@ -1,7 +1,5 @@
 """An encoder and a decoder of vectors that begin as each other's inverse."""
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,7 +15,7 @@ class Skip(nn.Module):
         weight: of the linear map, to begin with.
     """
 
-    def __init__(self, network: nn.Module, weight: Float[Tensor, "O I"]) -> None:
+    def __init__(self, network: MLP, weight: Float[Tensor, "O I"]) -> None:
         super().__init__()
         self.network, self.weight = network, nn.Parameter(weight)
 
@@ -27,13 +25,15 @@ class Skip(nn.Module):
 
 
 def near_identity(encoder: MLP, decoder: MLP, dim: int, latent_dim: int) -> tuple[Skip, Skip]:
-    """Both networks around an orthogonal map and its transpose, with a narrow posterior to begin with.
+    """Both networks around an orthogonal map and its transpose.
 
     So training starts where z tells x and p(x) is about normal, and bends that; from random networks it often ends
     where z tells nothing (posterior collapse).
     """
     there = nn.init.orthogonal_(torch.empty(latent_dim, dim))
-    with torch.no_grad():
-        encoder.head.bias[latent_dim:] += 2 * math.log(1 / 4)
-    zeros = torch.zeros(decoder.head.out_features - dim, latent_dim)
-    return Skip(encoder, torch.cat([there, torch.zeros(latent_dim, dim)])), Skip(decoder, torch.cat([there.T, zeros]))
+    return Skip(encoder, _padded(there, encoder)), Skip(decoder, _padded(there.T, decoder))
+
+
+def _padded(weight: Float[Tensor, "O I"], network: MLP) -> Float[Tensor, "P I"]:
+    """Zeros for what the network puts out beyond the rows of ``weight``."""
+    return torch.cat([weight, torch.zeros(network.head.out_features - len(weight), weight.shape[1])])

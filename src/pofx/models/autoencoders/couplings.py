@@ -1,12 +1,9 @@
-"""A bijection of the latent, which makes a normal posterior, or a normal prior, anything but normal."""
-
-from dataclasses import dataclass
+"""A bijection of the latent, which makes a normal prior anything but normal."""
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from pofx.distributions import DiagonalNormal
 from pofx.nn.mlp import MLP
 
 
@@ -44,13 +41,17 @@ class Couplings(nn.Module):
             log_det = log_det + log_scale.sum(-1)
         return z, log_det
 
-    def inverse(self, u: Float[Tensor, "*B K"], context: Tensor | None = None) -> Float[Tensor, "*B K"]:
-        """z = T^-1(u)."""
+    def inverse(
+        self, u: Float[Tensor, "*B K"], context: Tensor | None = None
+    ) -> tuple[Float[Tensor, "*B K"], Float[Tensor, "*B"]]:
+        """z = T^-1(u), and log |dz/du|."""
+        log_det = torch.zeros_like(u[..., 0])
         for i in reversed(range(len(self.layers))):
             kept, moved = self._parts(u, i)
             shift, log_scale = self._affine(i, kept, context)
             u = self._whole(kept, (moved - shift) * (-log_scale).exp(), i)
-        return u
+            log_det = log_det - log_scale.sum(-1)
+        return u, log_det
 
     def _affine(self, i: int, kept: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Shift and log-scale; a scale stays within a factor of e^2, so that the way back does not overflow."""
@@ -64,26 +65,3 @@ class Couplings(nn.Module):
 
     def _whole(self, kept: Tensor, moved: Tensor, i: int) -> Tensor:
         return torch.cat((kept, moved) if i % 2 == 0 else (moved, kept), dim=-1)
-
-
-@dataclass(frozen=True)
-class Bent:
-    """The law of z = T^-1(u), u ~ ``base``: q(z) = base(T(z)) |du/dz|."""
-
-    base: DiagonalNormal
-    couplings: Couplings
-    context: Tensor | None
-
-    @property
-    def mu(self) -> Float[Tensor, "*B K"]:
-        """The image of the base's mean."""
-        return self.couplings.inverse(self.base.mu, self.context)
-
-    def rsample(self, samples: int, *, generator: Generator) -> Float[Tensor, "N *B K"]:
-        """N draws; gradients reach the base and the bijection."""
-        return self.couplings.inverse(self.base.rsample(samples, generator=generator), self.context)
-
-    def log_prob(self, z: Float[Tensor, "*A K"]) -> Float[Tensor, "*C"]:
-        """Log-density of each vector, nats."""
-        u, log_det = self.couplings(z, self.context)
-        return self.base.log_prob(u) + log_det
