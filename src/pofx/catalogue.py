@@ -74,6 +74,8 @@ class Entry:
 _TINY_NET = {"hidden": (8,)}
 _TINY_TRUNK = {"width": 8, "layers": 1, "heads": 2}
 
+_TINY_CODE = {kind: {"latent_dim": 2, **_TINY_NET} for kind in ("images", "vectors", "tokens")}
+
 _TABLE: tuple[Entry, ...] = (
     Entry(
         "gpt",
@@ -166,8 +168,55 @@ _TABLE: tuple[Entry, ...] = (
         paper="Kingma and Welling 2014, arXiv:1312.6114",
         summary="encoder and decoder of a vector with a prior, bound of the likelihood",
         domains=("images", "vectors", "tokens"),
-        tiny={kind: {"latent_dim": 2, **_TINY_NET} for kind in ("images", "vectors", "tokens")},
+        tiny=_TINY_CODE,
         flagship=True,
+    ),
+    Entry(
+        "autoencoder",
+        "pofx.models.autoencoders.autoencoder:Autoencoder",
+        family="autoencoders",
+        paper="Rumelhart, Hinton and Williams 1986",
+        summary="encoder and decoder of a vector, reconstruction alone: a code, no density",
+        domains=("images", "vectors", "tokens"),
+        tiny=_TINY_CODE,
+    ),
+    Entry(
+        "denoising-autoencoder",
+        "pofx.models.autoencoders.autoencoder:Autoencoder",
+        family="autoencoders",
+        paper="Vincent et al. 2010, JMLR 11",
+        summary="autoencoder that reads x with some values hidden, and gives back all",
+        domains=("images", "vectors", "tokens"),
+        tiny=_TINY_CODE,
+        arguments={"corruption": "masking"},
+    ),
+    Entry(
+        "contractive-autoencoder",
+        "pofx.models.autoencoders.autoencoder:Autoencoder",
+        family="autoencoders",
+        paper="Rifai et al. 2011, ICML",
+        summary="autoencoder whose code moves little where x moves a little",
+        domains=("images", "vectors"),
+        tiny={kind: _TINY_CODE[kind] for kind in ("images", "vectors")},
+        arguments={"contractive": 0.1},
+    ),
+    Entry(
+        "wae",
+        "pofx.models.autoencoders.wae:WAE",
+        family="autoencoders",
+        paper="Tolstikhin et al. 2018, arXiv:1711.01558",
+        summary="autoencoder whose codes together look drawn from a normal: samples, no bound",
+        domains=("images", "vectors", "tokens"),
+        tiny=_TINY_CODE,
+    ),
+    Entry(
+        "rae",
+        "pofx.models.autoencoders.rae:RAE",
+        family="autoencoders",
+        paper="Ghosh et al. 2020, arXiv:1903.12436",
+        summary="autoencoder with a small code and a smooth decoder, made for a density of its codes",
+        domains=("images", "vectors", "tokens"),
+        tiny=_TINY_CODE,
     ),
     Entry(
         "wgan-gp",

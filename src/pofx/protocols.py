@@ -1,7 +1,8 @@
 """The contract: what a model may be able to do, as small protocols.
 
 A model is an ordinary ``nn.Module``. It has a method or does not; nothing raises ``NotImplementedError``. Whoever
-wants to know asks ``capabilities(model)``, never the model's name.
+wants to know asks ``capabilities(model)``, never the model's name. Where something else gives what a model lacks, its
+``cures`` say so: protocol -> a sentence, with ``{source}`` and ``{run}`` for those of its run.
 
 Shapes: B observations in a batch, each an observation of the model's domain (see ``domains.py``); every likelihood is
 in nats per observation, over the canonical units of the domain, so that any two can stand in one table. Randomness is

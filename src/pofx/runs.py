@@ -362,7 +362,9 @@ class Run:
         """Refuses what the model cannot do, in one line."""
         if protocol not in capabilities(self.model):
             can = ", ".join(sorted(p.__name__.lower() for p in capabilities(self.model)))
-            raise Unusable(f"{self.name} cannot {verb}; it {can}")
+            cure = getattr(self.model, "cures", {}).get(protocol)
+            told = f"it {can}" if cure is None else cure.format(source=self.config["source"], run=self.folder)
+            raise Unusable(f"{self.name} cannot {verb}; {told}")
 
 
 def _evaluated(folder: Path, *, device: str, **given: Any) -> list[Score]:

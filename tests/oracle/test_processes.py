@@ -35,6 +35,8 @@ GAMES = [
     if entry.family != "baselines"
     for kind in entry.tiny
 ]  # fmt: skip
+# The others say in ``whole_batch`` why their loss is no mean over rows.
+SEPARABLE = [game for game in GAMES if not getattr(find(game[0]).load(), "whole_batch", "")]
 
 
 class Uneven(nn.Module):
@@ -170,7 +172,7 @@ def assert_same(a, b):
         torch.testing.assert_close(a[key], b[key], rtol=1e-5, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
 
 
-@pytest.mark.parametrize(("name", "kind"), GAMES)
+@pytest.mark.parametrize(("name", "kind"), SEPARABLE)
 def test_two_processes_are_one(name, kind, of_two):
     assert_same(of_two[f"{name}-{kind}"], trained(trainer(name, kind)))
 
@@ -182,7 +184,7 @@ def test_two_processes_stop_and_resume_to_the_same_bits(name, kind, of_two):
     assert all(through[key].equal(again[key]) for key in through)
 
 
-@pytest.mark.parametrize(("name", "kind"), GAMES)
+@pytest.mark.parametrize(("name", "kind"), SEPARABLE)
 def test_a_batch_in_pieces_is_the_batch(name, kind):
     assert_same(trained(trainer(name, kind, accumulate=4)), trained(trainer(name, kind)))
 

@@ -3,7 +3,13 @@
 from pofx.distributions.discrete import Bernoulli, Categorical
 from pofx.distributions.likelihood import Independent, Kind, Likelihood, likelihood
 from pofx.distributions.logistic import DiscretisedLogistic, DiscretisedLogisticMixture
-from pofx.distributions.normal import DiagonalNormal, DiscretisedNormal, Normal, standard_normal_log_prob
+from pofx.distributions.normal import (
+    DiagonalNormal,
+    DiscretisedNormal,
+    Normal,
+    TruncatedNormal,
+    standard_normal_log_prob,
+)
 
 __all__ = [
     "Bernoulli",
@@ -16,6 +22,7 @@ __all__ = [
     "Kind",
     "Likelihood",
     "Normal",
+    "TruncatedNormal",
     "likelihood",
     "standard_normal_log_prob",
 ]

@@ -66,30 +66,20 @@ class DiscretisedNormal:
     levels: int
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x) of each element, nats; x broadcasts against mu.
-
-        Bins above mu are mirrored below it, where log Phi keeps its digits: log(Phi(b) - Phi(a)) = log Phi(b) +
-        log(1 - exp(log Phi(a) - log Phi(b))).
-        """
-        k, inverse = x.to(self.mu.dtype), (-0.5 * self.log_var).exp()
-        a = (k * (2 / self.levels) - 1 - self.mu) * inverse
-        b = a + 2 / self.levels * inverse
-        first, last = k == 0, k == self.levels - 1
-        mirrored = a + b > 0
-        low, high = torch.where(mirrored, -b, a), torch.where(mirrored, -a, b)
-        log_high, log_low = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
-        inside = log_high + (-torch.expm1(log_low - log_high)).log()
+        """log p(x) of each element, nats; x broadcasts against mu."""
+        a, b = _edges(x, self.mu, self.log_var, self.levels)
+        first, last = x == 0, x == self.levels - 1
         outer = torch.where(first, torch.special.log_ndtr(b), torch.special.log_ndtr(-a))
-        return torch.where(first | last, outer, inside)
+        return torch.where(first | last, outer, _log_mass(a, b))
 
     def sample(self, *, generator: Generator) -> Integer[Tensor, "*B"]:
         """One draw of each element."""
-        return self._level(Normal(self.mu, self.log_var).sample(generator=generator))
+        return _level(Normal(self.mu, self.log_var).sample(generator=generator), self.levels)
 
     @property
     def mode(self) -> Integer[Tensor, "*B"]:
         """The likeliest level: the one that holds mu, or an outermost one, which owns a whole tail."""
-        held = self._level(self.mu)
+        held = _level(self.mu, self.levels)
         candidates = torch.stack([held, torch.zeros_like(held), torch.full_like(held, self.levels - 1)])
         return candidates.gather(0, self.log_prob(candidates).argmax(0, keepdim=True))[0]
 
@@ -99,8 +89,73 @@ class DiscretisedNormal:
         edges = 2 * torch.arange(1, self.levels).to(self.mu) / self.levels - 1
         return torch.special.ndtr((self.mu[..., None] - edges) * (-0.5 * self.log_var[..., None]).exp()).sum(-1)
 
-    def _level(self, y: Float[Tensor, "*B"]) -> Integer[Tensor, "*B"]:
-        return ((y + 1) * (self.levels / 2)).floor().clamp(0, self.levels - 1).long()
+
+@dataclass(frozen=True)
+class TruncatedNormal:
+    """N(mu, exp(log_var)) cut to [-1, 1) and discretised: p(k) is its share in [a_k, b_k), which level k owns.
+
+    No bin has a tail, so that the mode is the level that holds mu: what a network under squared error means by mu.
+
+    Args:
+        mu: in [-1, 1], where the levels lie.
+        log_var: log sigma^2.
+        levels: L.
+    """
+
+    mu: Float[Tensor, "*B"]
+    log_var: Float[Tensor, "*B"]
+    levels: int
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) of each element, nats; x broadcasts against mu."""
+        return _log_mass(*_edges(x, self.mu, self.log_var, self.levels)) - _log_mass(*self._ends)
+
+    def sample(self, *, generator: Generator) -> Integer[Tensor, "*B"]:
+        """One draw of each element, by the inverse of its distribution function."""
+        low, high = map(torch.special.ndtr, self._ends)
+        u = torch.rand(self.mu.shape, generator=generator, device=self.mu.device, dtype=self.mu.dtype)
+        y = self.mu + (0.5 * self.log_var).exp() * torch.special.ndtri(torch.lerp(low, high, u))
+        return _level(y, self.levels)
+
+    @property
+    def mode(self) -> Integer[Tensor, "*B"]:
+        """The level that holds mu."""
+        return _level(self.mu, self.levels)
+
+    @property
+    def mean(self) -> Float[Tensor, "*B"]:
+        """The expected level: the sum over k >= 1 of p(x >= k)."""
+        k = torch.arange(1, self.levels).to(self.mu)
+        edges, _ = _edges(k, self.mu[..., None], self.log_var[..., None], self.levels)
+        low, high = (torch.special.ndtr(end)[..., None] for end in self._ends)
+        return ((high - torch.special.ndtr(edges)) / (high - low)).sum(-1)
+
+    @property
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        return _edges(torch.zeros_like(self.mu), self.mu, self.log_var, 1)
+
+
+def _edges(x: Tensor, mu: Tensor, log_var: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """The edges of the bins that levels x own, in standard deviations from mu."""
+    inverse = (-0.5 * log_var).exp()
+    a = (x.to(mu.dtype) * (2 / levels) - 1 - mu) * inverse
+    return a, a + 2 / levels * inverse
+
+
+def _log_mass(a: Tensor, b: Tensor) -> Tensor:
+    """log(Phi(b) - Phi(a)) = log Phi(b) + log(1 - exp(log Phi(a) - log Phi(b))).
+
+    What lies above zero is mirrored below it, where log Phi keeps its digits.
+    """
+    mirrored = a + b > 0
+    low, high = torch.where(mirrored, -b, a), torch.where(mirrored, -a, b)
+    log_high, log_low = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
+    return log_high + (-torch.expm1(log_low - log_high)).log()
+
+
+def _level(y: Float[Tensor, "*B"], levels: int) -> Integer[Tensor, "*B"]:
+    """The level that owns y."""
+    return ((y + 1) * (levels / 2)).floor().clamp(0, levels - 1).long()
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,17 @@
 """Divergences between laws, and their estimates from samples: pure functions."""
 
 from pofx.divergences.gaussians import frechet, moments
-from pofx.divergences.mmd import kernel_distance
+from pofx.divergences.mmd import inverse_multiquadratics, kernel_distance, mmd_squared
 from pofx.divergences.neighbours import PRDC, memorisation, nearest_distance, prdc
 from pofx.divergences.wasserstein import sliced_wasserstein, wasserstein_1d, wasserstein_exact
 
 __all__ = [
     "PRDC",
     "frechet",
+    "inverse_multiquadratics",
     "kernel_distance",
     "memorisation",
+    "mmd_squared",
     "moments",
     "nearest_distance",
     "prdc",

@@ -105,16 +105,20 @@ class VectorLatent(nn.Module):
 
     def decode(self, z: Float[Tensor, "*B K"], condition: Tensor | None = None) -> Independent:
         """p(x|z), with ``log_prob``, ``sample``, ``mode``; a condition has one row for all or one for each in B."""
+        told = self.told(z, condition)
+        if self.spread is None:
+            return self.p(told)
+        return self.p(torch.cat([told, self.spread.expand_as(told)], dim=z.ndim - 1))
+
+    def told(self, z: Float[Tensor, "*B K"], condition: Tensor | None = None) -> Tensor:
+        """(*B, P, *shape): what the decoder tells of each value of x; the parameters of p(x|z), a common spread aside."""
         context = self.context_of(condition, z.shape[-2])
         if isinstance(self.decoder, ConvDecoder):
             flat = None if context is None else context.expand(*z.shape[:-1], -1).flatten(0, -2)
             out = self.decoder(z.flatten(0, -2), flat).flatten(1)
         else:
             out = self.decoder(z, context)
-        told = (out + self.bias).view(*z.shape[:-1], -1, *self.domain.shape)
-        if self.spread is None:
-            return self.p(told)
-        return self.p(torch.cat([told, self.spread.expand_as(told)], dim=z.ndim - 1))
+        return (out + self.bias).view(*z.shape[:-1], -1, *self.domain.shape)
 
     def inside(self, x: Tensor) -> Tensor:
         """What the encoder reads: pictures in [-1, 1], vectors standardised, symbols embedded."""
