@@ -11,8 +11,10 @@ import torch
 
 from pofx.divergences import (
     frechet,
+    inverse_multiquadratics,
     kernel_distance,
     memorisation,
+    mmd_squared,
     moments,
     nearest_distance,
     sliced_wasserstein,
@@ -80,6 +82,41 @@ def test_kernel_distance_of_shifted_laws_is_the_polynomials():
     moments_x, moments_y = (1, 0, 1, 0), (1, shift, 1 + shift**2, shift**3 + 3 * shift)
     expected = sum(math.comb(3, j) * (a - b) ** 2 for j, (a, b) in enumerate(zip(moments_x, moments_y)))
     assert kernel_distance(x, y).item() == pytest.approx(expected, rel=0.2)
+
+
+def test_inverse_multiquadratics_meet_their_definition():
+    a, b = normal(4, 3, role="x", dtype=torch.float64), normal(5, 3, role="y", dtype=torch.float64)
+    squared = (a[:, None] - b[None]).square().sum(2)
+    expected = sum(6 * s / (6 * s + squared) for s in (0.1, 0.2, 0.5, 1, 2, 5, 10))
+    torch.testing.assert_close(inverse_multiquadratics(a, b), expected)
+
+
+def test_mmd_of_two_points_is_in_closed_form():
+    """All of x in one place and all of y in another, r apart: 2 (k(0) - k(r)), exactly, with a finite slope."""
+    x, r = torch.zeros(4, 2, dtype=torch.float64, requires_grad=True), 3.0
+    y = torch.tensor([r, 0.0], dtype=torch.float64).expand(6, 2)
+    distance = mmd_squared(x, y, inverse_multiquadratics)
+    scales = (0.1, 0.2, 0.5, 1, 2, 5, 10)
+    assert distance.item() == pytest.approx(2 * sum(1 - 4 * s / (4 * s + r**2) for s in scales))
+    distance.backward()
+    assert x.grad is not None
+    # dk/dr = -2 r C / (C + r^2)^2, and a step of all of x towards y shortens r.
+    slope = 2 * sum(2 * r * 4 * s / (4 * s + r**2) ** 2 for s in scales)
+    torch.testing.assert_close(x.grad.sum(0), torch.tensor([-slope, 0.0], dtype=torch.float64))
+
+
+def test_mmd_under_inverse_multiquadratics_is_unbiased_at_any_size():
+    """Shares of a batch have in the mean what the whole has: for equal laws nothing, for others the same."""
+
+    def distances(n, shift, count):
+        x, y = normal(2, count, n, 2, role=f"{n} rows")
+        return torch.stack([mmd_squared(a + shift, b, inverse_multiquadratics) for a, b in zip(x, y)])
+
+    for shift in (0.0, 1.0):
+        small, large = distances(4, shift, 400), distances(32, shift, 100)
+        noise = (small.var() / 400 + large.var() / 100).sqrt()
+        assert abs(small.mean() - large.mean()) < 4 * noise
+        assert (abs(large.mean()) < 4 * noise) == (shift == 0)
 
 
 @pytest.mark.parametrize(("n", "m"), [(7, 7), (5, 8), (6, 3)])

@@ -300,7 +300,11 @@ def _trained(run: Run, options: argparse.Namespace) -> int:
     progress = run.progress
     best = f", best on validation at {progress['best_step']}" if progress["best_step"] else ""
     say(f"{run.folder}: {progress['step']} steps in {progress['seconds']:.1f} s{best}")
-    say(f"  pofx sample {run.folder} -o samples{natural_suffix(run.domain)}    pofx evaluate {run.folder}")
+    able, suffix = capabilities(run.model), natural_suffix(run.domain)
+    look = f"pofx sample {run.folder} -o samples{suffix}"
+    if Samples not in able and {Encodes, Decodes} <= able:
+        look = f"pofx reconstruct {run.folder} {run.config['source']} -o reconstructions{suffix}"
+    say(f"  {look}    pofx evaluate {run.folder}")
     _write_json(options, {"run": str(run.folder), "history": run.history} | progress)
     return 0
 

@@ -15,7 +15,7 @@ from pofx.domains import Domain, Vectors
 from pofx.errors import Unusable
 from pofx.evaluate.pace import Clock, Watch, paced, timed
 from pofx.evaluate.score import Kind, Score
-from pofx.protocols import Bounds, Estimate, Estimates, PseudoScores, Scores, capabilities
+from pofx.protocols import Bounds, Estimate, Estimates, PseudoScores, Samples, Scores, capabilities
 from pofx.randomness import stream
 from pofx.world import ALONE, World
 
@@ -126,7 +126,8 @@ def way_of(model: Any, *, samples: int, steps: int) -> Way:
         return Way(
             lambda x, c, _: model.pseudo_log_prob(x, c), "pseudo-likelihood", "each value given all others", rows
         )
-    raise Unusable("the model has no likelihood to score by; 'pofx evaluate' scores its samples instead")
+    instead = "'pofx evaluate' scores its samples instead" if Samples in able else "'pofx models' lists those that have"
+    raise Unusable(f"the model has no likelihood to score by; {instead}")
 
 
 def shuffled(data: Data, split: str, seed: int) -> Batch:

@@ -86,7 +86,7 @@ def check_loss_is_a_mean_over_the_batch(
 ) -> None:
     """A batch and the same batch twice have one loss, within its noise; total and parts are finite scalars.
 
-    A model whose loss compares the rows of a batch says so: ``model.whole_batch``, a sentence, exempts it from the first.
+    A model whose loss compares the rows of a batch says so: ``model.whole_batch``, a sentence, exempts it from that.
     """
     model = specimen(build, domain, condition, steps, double=True).train()
     x, c = tiny_data(domain, condition, 60)

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from pofx.domains import Domain, Images, Tokens, Vectors
+from pofx.domains import Domain, Images, Tokens
 from pofx.errors import Unusable
 from pofx.models.autoencoders.vector_latent import one_of
 from pofx.randomness import rand, randn
@@ -31,7 +31,7 @@ def check_corruption(domain: Domain, kind: Corruption, rate: float) -> None:
         )
     if kind == "none":
         return
-    if rate <= 0 or (rate >= 1 and kind != "gaussian"):
+    if not 0 < rate < (float("inf") if kind == "gaussian" else 1):
         limit = "above 0" if kind == "gaussian" else "a share above 0 and below 1"
         raise Unusable(f"corruption_rate must be {limit}, got {rate}; leave it out for the default")
 
@@ -42,7 +42,7 @@ def corrupted_symbols(x: Tensor, symbols: int, rate: float, *, generator: Genera
     return torch.where(hit < rate, (other * symbols).long().clamp(max=symbols - 1).to(x.dtype), x)
 
 
-def corrupted(y: Tensor, domain: Images | Vectors, kind: Corruption, rate: float, *, generator: Generator) -> Tensor:
+def corrupted(y: Tensor, domain: Domain, kind: Corruption, rate: float, *, generator: Generator) -> Tensor:
     """What the networks read of x, spoilt: pictures in [-1, 1], vectors standardised.
 
     Source: Vincent et al. 2010, JMLR 11, section 3.3.

@@ -134,7 +134,7 @@ def is_measured(domain: Domain) -> bool:
 def check_weights(**weights: float) -> None:
     """Refuses a negative weight in a loss."""
     for name, weight in weights.items():
-        if not weight >= 0:
+        if not 0 <= weight < float("inf"):
             raise Unusable(f"{name} must be at least 0, got {weight}; leave it out for the default")
 
 

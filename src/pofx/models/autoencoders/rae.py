@@ -81,5 +81,7 @@ class RAE(OneCode):
             if self.regularise == "gradient":
                 penalties["slope"] = self.smooth * squared_jacobian(told, z, generator=generator).mean()
             if self.regularise == "l2":
-                penalties["weights"] = self.smooth * sum(p.square().sum() for p in self.decoder.parameters())
+                penalties["weights"] = (
+                    self.smooth * torch.stack([p.square().sum() for p in self.decoder.parameters()]).sum()
+                )
         return Loss(sum(penalties.values(), loss.total), {**loss.parts, **penalties})

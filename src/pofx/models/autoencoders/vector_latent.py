@@ -111,7 +111,7 @@ class VectorLatent(nn.Module):
         return self.p(torch.cat([told, self.spread.expand_as(told)], dim=z.ndim - 1))
 
     def told(self, z: Float[Tensor, "*B K"], condition: Tensor | None = None) -> Tensor:
-        """(*B, P, *shape): what the decoder tells of each value of x; the parameters of p(x|z), a common spread aside."""
+        """(*B, P, *shape): the parameters of p(x|z), a spread common to all values aside."""
         context = self.context_of(condition, z.shape[-2])
         if isinstance(self.decoder, ConvDecoder):
             flat = None if context is None else context.expand(*z.shape[:-1], -1).flatten(0, -2)
