@@ -153,6 +153,4 @@ def _recipe(domain: Domain, conv: bool) -> dict[str, Any]:
         return {"batch_size": 128, "learning_rate": 1.5e-3, "weight_decay": 0.3}
     if isinstance(domain, Vectors):
         return {"batch_size": 128, "learning_rate": 5e-3, "ema": 0.05}
-    if not conv:
-        return {"batch_size": 128, "learning_rate": 1.5e-3, "weight_decay": 0.3}
-    return {"batch_size": 128, "learning_rate": 2e-3, "weight_decay": 0.01}
+    return {"batch_size": 128, "learning_rate": 2e-3 if conv else 4e-3, "weight_decay": 0.01}
