@@ -170,6 +170,17 @@ _TABLE: tuple[Entry, ...] = (
         flagship=True,
     ),
     Entry(
+        "masked-autoencoder",
+        "pofx.models.autoencoders.masked_autoencoder:MaskedAutoencoder",
+        family="autoencoders",
+        paper="He et al. 2022, arXiv:2111.06377",
+        summary="reads a few patches and rebuilds those hidden: features and completions, no likelihood",
+        domains=("images", "vectors"),
+        tiny=dict.fromkeys(
+            ("images", "vectors"), {"width": 8, "layers": 1, "heads": 2, "decoder_heads": 2, "mask_ratio": 0.5}
+        ),
+    ),
+    Entry(
         "wgan-gp",
         "pofx.models.adversarial.wgan:WGAN",
         family="adversarial",
