@@ -176,9 +176,7 @@ _TABLE: tuple[Entry, ...] = (
         paper="He et al. 2022, arXiv:2111.06377",
         summary="reads a few patches and rebuilds those hidden: features and completions, no likelihood",
         domains=("images", "vectors"),
-        tiny=dict.fromkeys(
-            ("images", "vectors"), {"width": 8, "layers": 1, "heads": 2, "decoder_heads": 2, "mask_ratio": 0.5}
-        ),
+        tiny={kind: {**_TINY_TRUNK, "decoder_heads": 2, "mask_ratio": 0.5} for kind in ("images", "vectors")},
     ),
     Entry(
         "wgan-gp",

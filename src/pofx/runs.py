@@ -313,9 +313,10 @@ class Run:
             model, long = self.model.to(world.device), []
             if stride is not None and world.leads:
                 long = [strided_score(model, self.data, split=split, stride=stride, device=world.device)]
-            reads = world.leads and Represents in capabilities(model)
-            told = {"labelled": self.labelled if reads else None, "watch": said, "world": world}
-            return long + evaluate(model, self.data, device=world.device, **told, **given)
+            labelled = self.labelled if world.leads and Represents in capabilities(model) else None
+            return long + evaluate(
+                model, self.data, device=world.device, labelled=labelled, watch=said, world=world, **given
+            )
 
     def score(
         self, x: Tensor, condition: Tensor | None = None, *, samples: int = 100, steps: int = 40, seed: int = 0

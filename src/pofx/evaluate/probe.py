@@ -53,8 +53,8 @@ class Probe:
 
 
 def linear_probe(
-    features: Float[Tensor, "N F"],
-    y: Int[Tensor, "N"],
+    features: Tensor,
+    y: Tensor,
     *,
     classes: int,
     penalty: float = 1e-3,
@@ -64,8 +64,8 @@ def linear_probe(
     """Multinomial logistic regression: minimises mean -log p(y | f) + penalty / 2 ||W||^2, to the end, by L-BFGS.
 
     Args:
-        features: of the training rows.
-        y: their classes, 0 .. K-1.
+        features: (N, F), of the training rows.
+        y: (N,) their classes, 0 .. K-1.
         classes: K.
         penalty: 0 or more; features are standardised, so it means the same for all.
         start: a probe of the same features to begin at; the end is the same.
@@ -84,7 +84,8 @@ def linear_probe(
     )
     theta = [weight.clone().requires_grad_(), bias.clone().requires_grad_()]
     solver = torch.optim.LBFGS(
-        theta, max_iter=rounds, history_size=20, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn="strong_wolfe"
+        theta, max_iter=rounds, history_size=20, tolerance_grad=1e-6, tolerance_change=1e-10,
+        line_search_fn="strong_wolfe",
     )  # fmt: skip
 
     def objective() -> Tensor:

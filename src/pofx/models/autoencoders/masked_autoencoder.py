@@ -1,4 +1,4 @@
-"""Masked autoencoder: most patches of a picture are hidden, an encoder reads the rest, a light decoder rebuilds them."""
+"""Masked autoencoder: patches of a picture are hidden, an encoder reads the rest, a light decoder rebuilds them."""
 
 import math
 from typing import Any
@@ -77,7 +77,7 @@ class MaskedAutoencoder(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(domain, Tokens):
-            raise Unusable("masked-autoencoder takes images or vectors, got tokens; take masked-lm, which hides symbols")
+            raise Unusable("masked-autoencoder takes images or vectors, got tokens; for these take masked-lm")
         require("masked-autoencoder", domain, Images, Vectors)
         if not 0 <= drop < 1:
             raise Unusable(f"drop must be in [0, 1), got {drop}; leave it out for the default")
@@ -93,9 +93,7 @@ class MaskedAutoencoder(nn.Module):
         size, depth = (128, 4) if isinstance(domain, Images) else (64, 2)
         self.width = size if width is None else width
         inner = max(decoder_heads, self.width // 2) if decoder_width is None else decoder_width
-        trunk = Transformer(
-            self.width, depth if layers is None else layers, heads, pattern="full", architecture=BLOCKS
-        )
+        trunk = Transformer(self.width, depth if layers is None else layers, heads, pattern="full", architecture=BLOCKS)
         self.encoder = _Encoder(read, self.patches, trunk)
         light = Transformer(inner, decoder_layers, decoder_heads, pattern="full", architecture=BLOCKS)
         self.decoder = _Decoder(self.width, told, self.patches, light, condition)
@@ -166,9 +164,7 @@ class MaskedAutoencoder(nn.Module):
                 "none; let more be known"
             )
         if condition is None and self.condition is not None and not self.drop:
-            raise Unusable(
-                "a masked-autoencoder with drop 0 has never been without its condition; give the condition"
-            )
+            raise Unusable("a masked-autoencoder with drop 0 has never been without its condition; give the condition")
         c, whole = expand(self.condition, condition, len(x)), self._whole(known).expand(len(x), -1)
         p = self._likelihood(self._told(x, whole, c))
         return torch.where(known, x, p.mode if mode else p.sample(generator=generator))
@@ -340,9 +336,7 @@ class _Decoder(nn.Module):
         self.start = nn.Parameter(torch.zeros(patches.count, told))
         nn.init.zeros_(self.head.weight)
 
-    def forward(
-        self, z: Float[Tensor, "B V E"], at: Int[Tensor, "B V"], c: Tensor | None
-    ) -> Float[Tensor, "B T O"]:
+    def forward(self, z: Float[Tensor, "B V E"], at: Int[Tensor, "B V"], c: Tensor | None) -> Float[Tensor, "B T O"]:
         read = self.read(z).to(self.hidden.dtype)
         h = self.hidden.expand(len(z), *self.places.shape).scatter(1, at[..., None].expand_as(read), read) + self.places
         if self.condition is not None and self.given is not None:
