@@ -33,7 +33,7 @@ def test_the_table(probes, capsys):
     probes.main([*small, "--models", "masked-autoencoder", "--anchors", "patches"])
     lines = capsys.readouterr().out.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("features "))
-    assert "probes fitted on 300 rows, chosen on 180, told on 180" in lines[0]
+    assert "probes fitted on 200 rows, chosen on 180, told on 180" in lines[0]
     seeds = [float(line.split()[-1]) for line in lines[1:start] if "random, patches" in line]
     rows = {line[:25].strip(): line[25:].split() for line in lines[start + 1 :]}
     assert rows.keys() == {"raw pixels", "random, patches", "supervised, patches", "masked-autoencoder"}
@@ -41,7 +41,7 @@ def test_the_table(probes, capsys):
     assert len(seeds) == 2
     means = [float(values[0]) for values in rows.values()]
     assert means == sorted(means, reverse=True)
-    assert float(rows["raw pixels"][0]) > 0.85
+    assert float(rows["raw pixels"][0]) > 0.8
 
 
 def test_a_supervised_encoder_learns_the_classes_and_its_decoder_nothing(probes, digits):

