@@ -219,6 +219,15 @@ _TABLE: tuple[Entry, ...] = (
         tiny=_TINY_CODE,
     ),
     Entry(
+        "masked-autoencoder",
+        "pofx.models.autoencoders.masked_autoencoder:MaskedAutoencoder",
+        family="autoencoders",
+        paper="He et al. 2022, arXiv:2111.06377",
+        summary="reads a few patches and rebuilds those hidden: features and completions, no likelihood",
+        domains=("images", "vectors"),
+        tiny={kind: {**_TINY_TRUNK, "decoder_heads": 2, "mask_ratio": 0.5} for kind in ("images", "vectors")},
+    ),
+    Entry(
         "wgan-gp",
         "pofx.models.adversarial.wgan:WGAN",
         family="adversarial",

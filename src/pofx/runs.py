@@ -40,7 +40,7 @@ from pofx.evaluate.likelihood import Scored, per_observation
 from pofx.evaluate.score import Score
 from pofx.evaluate.windows import strided_score
 from pofx.files import read_json
-from pofx.protocols import Chains, Completes, Samples, capabilities
+from pofx.protocols import Chains, Completes, Represents, Samples, capabilities
 from pofx.randomness import seeded_init
 from pofx.rendering import Sampled
 from pofx.samplers.chunks import complete_many, sample_many
@@ -148,6 +148,19 @@ class Run:
             )
         return data
 
+    @cached_property
+    def labelled(self) -> Data:
+        """The data with their classes, if the source has some, for a run that was fitted without; else its data."""
+        config = self.config
+        if self.condition is not None or "class" not in self.data.offers:
+            return self.data
+        try:
+            return sources.load(
+                config["origin"], seed=config["data_seed"], **config["source_options"] | {"condition": "class"}
+            )
+        except Unusable:  # a class that is held out alone, say: no reason not to score the rest
+            return self.data
+
     @property
     def history(self) -> list[dict[str, float]]:
         """Losses by step."""
@@ -248,7 +261,7 @@ class Run:
         """
         self.require(Completes, "complete")
         given = self._drawing("complete", chunk, watch, settings)
-        if not self.model.completes(known):
+        if Chains in capabilities(self.model) and not self.model.completes(known):
             orders = getattr(self.model, "orders", None)
             each = "" if orders is None else f" in each of its {len(orders)} orders"
             raise Unusable(
@@ -300,7 +313,10 @@ class Run:
             model, long = self.model.to(world.device), []
             if stride is not None and world.leads:
                 long = [strided_score(model, self.data, split=split, stride=stride, device=world.device)]
-            return long + evaluate(model, self.data, device=world.device, watch=said, world=world, **given)
+            labelled = self.labelled if world.leads and Represents in capabilities(model) else None
+            return long + evaluate(
+                model, self.data, device=world.device, labelled=labelled, watch=said, world=world, **given
+            )
 
     def score(
         self, x: Tensor, condition: Tensor | None = None, *, samples: int = 100, steps: int = 40, seed: int = 0

@@ -174,6 +174,7 @@ class Data:
         split: how the split was made, for people ("official", "seeded 80/10/10", ...).
         indices: rows of the source in each split; for a text, where the split starts and ends.
         log_prob: log-density (N, ...) -> (N,) where it is known, as for the toys.
+        offers: what the rows could be conditioned on, by the names that ``condition`` takes.
     """
 
     source: str
@@ -186,6 +187,7 @@ class Data:
     split: str = ""
     indices: dict[str, Tensor] = field(default_factory=dict)
     log_prob: Callable[[Tensor], Tensor] | None = None
+    offers: tuple[str, ...] = ()
 
     def part(self, name: str) -> Part:
         """ "train", "validation" or "test"."""

@@ -104,6 +104,7 @@ def split_rows(found: Observations, request: Request) -> Data:
         split=described,
         indices=index,
         log_prob=found.log_prob,
+        offers=tuple(found.given),
     )
 
 

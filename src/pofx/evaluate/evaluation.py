@@ -12,10 +12,11 @@ from pofx.evaluate.cost import cost_scores
 from pofx.evaluate.drawing import MOST, Drawn, draw
 from pofx.evaluate.likelihood import likelihood_scores
 from pofx.evaluate.pace import Clock, Watch
+from pofx.evaluate.probe import probe_scores
 from pofx.evaluate.quality import memorisation_score, quality_scores
 from pofx.evaluate.score import Score
 from pofx.nn.modes import evaluating
-from pofx.protocols import Samples, capabilities
+from pofx.protocols import Represents, Samples, capabilities
 from pofx.world import ALONE, World
 
 
@@ -27,20 +28,22 @@ def evaluate(
     seconds: float | int | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    labelled: Data | None = None,
     watch: Watch | None = None,
     world: World = ALONE,
 ) -> list[Score]:
     """Every score the model is able to get, on held-out data, in at most about ``seconds``.
 
-    Likelihood first, then samples, what they look like beside held-out rows, whether they are copies, whether they
-    obey the class asked for, and what all of it costs. Each is announced with its cost before it is computed; time is
-    kept by taking fewer rows, and every score says how many. Where time is plentiful the figures depend on the seed
-    alone.
+    Likelihood first, then what a linear probe reads from the features, then samples, what they look like beside
+    held-out rows, whether they are copies, whether they obey the class asked for, and what all of it costs. Each is
+    announced with its cost before it is computed; time is kept by taking fewer rows, and every score says how many.
+    Where time is plentiful the figures depend on the seed alone.
 
     Args:
         model: on ``device``; in evaluation mode while scored, and put back.
         split: "test", "validation" or "train".
         seconds: the training time is a good choice; 60 if None.
+        labelled: the same data with classes for the probe, where the model was fitted without.
         watch: called with one line before each score.
         world: the processes that share the rows to score and the samples to draw; the leader has the scores.
 
@@ -59,6 +62,8 @@ def evaluate(
     shared: dict[str, Any] = {"split": split, "seed": seed, "watch": watch}
     with evaluating(model), torch.no_grad():
         scores = likelihood_scores(model, data, clock=clock.share(0.4), device=device, world=world, **shared)
+        if Represents in able and world.leads:
+            scores += probe_scores(model, labelled or data, clock=clock.share(0.2), device=device, **shared)
         if Samples in able:
             drawn = draw(model, MOST, clock.share(0.6), seed=seed, device=device, watch=watch, world=world)
             if not world.leads:

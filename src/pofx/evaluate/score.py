@@ -9,6 +9,7 @@ from pofx.domains import Domain, in_unit
 Kind = Literal[
     "exact", "lower bound", "estimate", "estimate of a lower bound", "pseudo-likelihood", "statistic", "none"
 ]
+Better = Literal["higher", "lower", "reference", "near reference"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Score:
     bias: float | None = None
     given: str = ""
     split: str = "test"
-    better: Literal["higher", "lower", "reference", "near reference"] = "higher"
+    better: Better = "higher"
     note: str = ""
     floor: float | None = None
 

@@ -18,6 +18,7 @@ _HOMES = {
     "Autoencoder": "autoencoders.autoencoder",
     "WAE": "autoencoders.wae",
     "RAE": "autoencoders.rae",
+    "MaskedAutoencoder": "autoencoders.masked_autoencoder",
     "WGAN": "adversarial.wgan",
     "FlowMatching": "diffusion.flow_matching",
     "Marginals": "baselines.marginals",

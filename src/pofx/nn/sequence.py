@@ -147,10 +147,19 @@ def reading_mask(
     Raises:
         Unusable: it is of another shape, or not boolean.
     """
+    return sequence.arrange(row_mask(shape, known))
+
+
+def row_mask(shape: tuple[int, ...], known: Tensor) -> Bool[Tensor, "B ..."]:
+    """A mask of x's shape, or of one observation's, as (B or 1, *shape).
+
+    Raises:
+        Unusable: it is of another shape, or not boolean.
+    """
     whole = known if known.ndim > len(shape) else known[None]
     if tuple(whole.shape[1:]) != shape or known.dtype != torch.bool:
         raise Unusable(f"a mask is boolean and of shape {shape}, got {known.dtype} and {tuple(known.shape)}")
-    return sequence.arrange(whole)
+    return whole
 
 
 class NumberEmbedding(nn.Module):

@@ -50,7 +50,7 @@ def _sample_use(row: Row, rows: Sequence[Row]) -> str:
         mine = next((s for r, s in honest if r is row), None)
         if mine and rivals and all(relation((row, mine), e) == "better" for e in rivals):
             won.append(metric)
-    accuracy = row.find("accuracy")
+    accuracy = row.find("conditional accuracy")
     said = f"Its samples are the best by {listed(won)}." if won else ""
     if accuracy is not None:
         said += f" A classifier accepts {accuracy.value:.0%} of them as the class asked for."

@@ -17,7 +17,7 @@ from pofx.report.rows import Row, decided, is_likelihood
 Relation = Literal["better", "worse", "close", "unranked"]
 Entrant = tuple[Row, Score]
 
-SAMPLE_METRICS = ("kernel", "frechet", "wasserstein", "coverage", "accuracy")
+SAMPLE_METRICS = ("kernel", "frechet", "wasserstein", "coverage", "conditional accuracy")
 FEW = 1000  # held-out observations below which a reader is told what cannot be seen
 FEWEST = 50  # below which a figure's own error bar is a guess, and it is not ranked
 
