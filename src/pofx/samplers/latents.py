@@ -17,6 +17,11 @@ def reconstruct(
     return p.mode if generator is None else p.sample(generator=generator)
 
 
+def expected(p: Any) -> Tensor:
+    """The x with the least squared error under p(x|z): its mean, or where it has none its likeliest value."""
+    return p.mean if hasattr(p, "mean") else p.mode
+
+
 @torch.no_grad()
 def interpolate(model: Any, x_a: Tensor, x_b: Tensor, steps: int = 8, condition: Tensor | None = None) -> Tensor:
     """(steps, B, ...) from the reconstruction of x_a to that of x_b, along the line between their latents.
