@@ -24,7 +24,7 @@ from pofx.evaluate.score import Score
 from pofx.nn.modes import evaluating
 from pofx.protocols import Decodes, Encodes, Infers, capabilities
 from pofx.randomness import stream
-from pofx.samplers.latents import expected
+from pofx.samplers.latents import reconstruct
 
 MOST = 2048  # observations where time is plentiful: each z meets the posterior of every other
 FEWEST = 8
@@ -155,7 +155,7 @@ def reconstruction_scores(model: Any, x: Tensor, c: Tensor | None, data: Data, *
 
     Mean squared error of a value, in canonical units; of symbols and of colours of a palette the share that is right.
     """
-    back = torch.cat([_back(model, *batch) for batch in _batches(data.domain, x, c)])
+    back = torch.cat([reconstruct(model, *batch) for batch in _batches(data.domain, x, c)])
     train = shuffled(data, "train", seed)[0][:_REFERENCE].to(x.device)
     if _are_symbols(data.domain):
         constant = train.mode(0).values.expand_as(x)
@@ -266,12 +266,6 @@ def _squared(x: Tensor, back: Tensor) -> Float[Tensor, "n"]:
     return (x.double() - back.double()).square().flatten(1).mean(1)
 
 
-def _back(model: Any, x: Tensor, c: Tensor | None) -> Tensor:
-    """x through the latent and back: of symbols the likeliest, else the mean."""
-    p = model.decode(model.encode(x, c), c)
-    return p.mode if _are_symbols(model.domain) else expected(p)
-
-
 def _right(x: Tensor, back: Tensor, domain: Domain) -> Float[Tensor, "n"]:
     """Share of each observation's symbols that come back; what follows a record's end is padding."""
     right = (x == back).double().flatten(1)
@@ -312,7 +306,7 @@ def _affordable(model: Any, rows: Batch, clock: Clock, seed: int, device: str | 
         return rows[0][:n].to(device), None if rows[1] is None else rows[1][:n].to(device)
 
     def there_and_back(n: int) -> Coded | Tensor:
-        back = _back(model, *first(n))
+        back = reconstruct(model, *first(n))
         return code(model, *first(n), seed=seed) if infers else back
 
     a = timed(there_and_back, clock, largest=min(most, _per_call(model.domain)))
