@@ -60,7 +60,7 @@ def interpolate_and_show(run: Run, options: argparse.Namespace) -> dict[str, Any
     x, c = _test_rows(run, options.condition)
     pairs = _pairs(c if isinstance(run.condition, Classes) and c is not None else torch.zeros(len(x)))
     if not 1 <= options.n <= len(pairs):
-        raise Unusable(f"-n must be 1 to {len(pairs)} pairs, got {options.n}")
+        raise Unusable(f"-n must be 1 to {len(pairs)} pairs, got {options.n}; ask for so many")
     if options.between < 2:
         raise Unusable(f"--between must be at least 2, got {options.between}")
     first, second = pairs[: options.n].T
@@ -102,7 +102,7 @@ def map_and_show(run: Run, options: argparse.Namespace) -> dict[str, Any]:
     if options.n < 2:
         raise Unusable(f"-n must be at least 2, got {options.n}; leave it out for 2000")
     x, c = _test_rows(run, options.condition)
-    known = _classes(run, len(x)) if options.condition is None else None
+    known = _classes(run) if options.condition is None else None
     x, c = x[: options.n], None if c is None else c[: options.n]
     z, what = _places(run, x, c)
     plane = in_the_plane(z, what)
@@ -130,7 +130,10 @@ def _test_rows(run: Run, condition: str | None) -> Batch:
         return x, c
     told = run.rows(condition)
     if isinstance(run.condition, Classes) and told is not None and c is not None:
-        return x[c == told], c[c == told]
+        rows = c == told
+        if int(rows.sum()) < 2:
+            raise Unusable(f"the test split has {int(rows.sum())} observations of class {condition}; choose another")
+        return x[rows], c[rows]
     return x, None if told is None else told.expand(len(x), *told.shape[1:])
 
 
@@ -188,7 +191,7 @@ class _Known:
     names: tuple[str, ...]
 
 
-def _classes(run: Run, rows: int) -> _Known | None:
+def _classes(run: Run) -> _Known | None:
     """Classes of the test split, also where the model was not told them; None where the source has none."""
     data = run.data
     if not isinstance(data.condition, Classes):
@@ -198,7 +201,7 @@ def _classes(run: Run, rows: int) -> _Known | None:
         except Unusable:
             return None
     x, c = data.test.rows()
-    if not isinstance(data.condition, Classes) or c is None or len(x) != rows:
+    if not isinstance(data.condition, Classes) or c is None or len(x) != len(run.data.test.rows()[0]):
         return None
     return _Known(c, data.condition.names)
 
