@@ -87,7 +87,7 @@ def _scatter(x: Tensor, domain: Vectors) -> "Image.Image":
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     values = x.cpu().numpy()
-    names = _columns(domain)
+    names = columns_of(domain)
     axes.set_xlabel(names[0])
     if domain.dim == 1:
         axes.hist(values[:, 0], bins=max(10, min(100, math.isqrt(len(values)))), color="#33558b")
@@ -100,7 +100,8 @@ def _scatter(x: Tensor, domain: Vectors) -> "Image.Image":
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3].copy())
 
 
-def _columns(domain: Vectors) -> tuple[str, ...]:
+def columns_of(domain: Vectors) -> tuple[str, ...]:
+    """Names of the columns, x1, x2, ... where they have none."""
     return domain.columns or tuple(f"x{i + 1}" for i in range(domain.dim))
 
 
@@ -253,5 +254,5 @@ class Sampled:
         """Nine digits: what a float32 needs to be read back exactly."""
         if isinstance(self.domain, Vectors):
             with path.open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerow(_columns(self.domain))
+                csv.writer(file, lineterminator="\n").writerow(columns_of(self.domain))
                 np.savetxt(file, np.asarray(self), fmt="%.9g", delimiter=",")

@@ -46,6 +46,10 @@ def home(tmp_path_factory):
     small = {"steps": 1, "width": 16, "layers": 1, "heads": 2, "device": "cpu"}
     fitting.fit("gpt", str(folder / "book.txt"), out=folder / "book", length=16, **small)
     fitting.fit("gpt", "digits", out=folder / "digits", **small)
+    tiny = {"steps": 1, "hidden": (8,), "device": "cpu"}
+    fitting.fit("vae", str(folder / "book.txt"), out=folder / "words", length=16, **tiny)
+    fitting.fit("vae", "digits", out=folder / "codes", latent_dim=3, **tiny)
+    fitting.fit("vae", "digits", out=folder / "classes", latent_dim=2, condition="class", **tiny)
     for name, spoil in SPOILT.items():
         shutil.copytree(folder / "run", folder / name)
         spoil(folder / name)
@@ -150,6 +154,22 @@ CASES = [
     ("encode {home}/marginals digits -o {home}/x.npy", "marginals cannot encode"),
     ("complete {home}/run digits -o {home}/x.npy", "vae cannot complete"),
     ("interpolate {home}/marginals -o {home}/x.png", "marginals cannot interpolate"),
+    ("interpolate {home}/run -n 2 -o {home}/x.csv --condition tall", "fitted without a condition"),
+    ("traverse {home}/marginals -o {home}/x.png", "marginals cannot traverse"),
+    ("traverse {home}/run -o {home}/x.png", "traversals of vectors are saved as .csv or .npy"),
+    ("traverse {home}/run -n 0 -o {home}/x.csv", "-n must be 1 to 3, the dimensions of the latent, got 0"),
+    ("traverse {home}/run -n 4 -o {home}/x.csv", "-n must be 1 to 3, the dimensions of the latent, got 4"),
+    ("traverse {home}/run --between 1 -o {home}/x.csv", "--between must be at least 2, got 1"),
+    ("traverse {home}/run --around 999 -o {home}/x.csv", "--around must be mean, or 0 to 19"),
+    ("traverse {home}/run --around nowhere -o {home}/x.csv", "got 'nowhere'"),
+    ("traverse {home}/words -o {home}/x.csv", "a traversal shows pictures or vectors, and these are tokens"),
+    ("map {home}/marginals -o {home}/x.png", "marginals cannot map"),
+    ("map {home}/run -o {home}/x.csv", "maps are saved as .png"),
+    ("map {home}/run -n 1 -o {home}/x.png", "-n must be at least 2, got 1"),
+    ("map {home}/run --grid -o {home}/x.png", "--grid shows decoded pictures"),
+    ("map {home}/codes --grid -o {home}/x.png", "--grid needs a latent of two dimensions, and this one has 3"),
+    ("map {home}/classes --grid -o {home}/x.png", "given one condition, got none"),
+    ("map {home}/classes --condition 11 -o {home}/x.png", "there is no class '11'"),
     ("evaluate {home}/run --split tset", "invalid choice: 'tset'"),
     ("compare digits --models vae,gtp --out {home}/c1", "did you mean 'gpt'"),
     ("compare digits --seeds 0 --out {home}/c2", "seeds"),

@@ -11,9 +11,11 @@ import torch
 from PIL import Image, ImageSequence
 
 from pofx.cli import main
+from pofx.cli.latents import _classes
 from pofx.growing import Growth
 from pofx.rendering import HIDDEN, sheet
 from pofx.runs import load
+from pofx.samplers.latents import reconstruct
 
 
 def pofx(line, **names):
@@ -39,6 +41,7 @@ def home(tmp_path_factory):
         writer.writerows([*row, kind] for row, kind in zip(columns, kinds))
     fits = {
         "vae-photos": "fit vae {home}/photos --condition class --steps 20 --hidden 16 --latent-dim 2",
+        "plain-photos": "fit vae {home}/photos --steps 1 --hidden 16 --latent-dim 3",
         "gpt-photos": "fit gpt {home}/photos --steps 3 --width 16 --layers 1 --heads 2 --condition class",
         "gpt-book": "fit gpt {home}/book.txt --length 16 --steps 20 --width 16 --layers 1 --heads 2",
         "flow-table": "fit flow-matching {home}/table.csv --condition kind --steps 20 --hidden 16,16",
@@ -142,6 +145,63 @@ def test_encode_reconstruct_interpolate(home, tmp_path):
     pofx("interpolate {home}/vae-photos -n 2 --between 5 -o {out}/i.png", home=home, out=tmp_path)
     wide, high = Image.open(tmp_path / "i.png").size
     assert wide > 2 * high, "two walks of five steps, a row each"
+
+
+@pytest.mark.parametrize(("n", "flags"), [(2, ""), (1, "--condition light")])
+def test_each_row_of_a_sheet_of_walks_is_one_between_two_of_a_class(home, tmp_path, n, flags):
+    run = load(home / "vae-photos")
+    x, c = run.data.test.rows()
+    pofx(f"interpolate {{home}}/vae-photos -n {n} --between 3 -o {{out}}/i.npy {flags}", home=home, out=tmp_path)
+    walks = torch.from_numpy(np.load(tmp_path / "i.npy")).unflatten(0, (n, 3))
+    back = reconstruct(run.model, x, c)
+    ends = []
+    for walk in walks:
+        near = [int((back.double() - end.double()).flatten(1).norm(dim=1).argmin()) for end in walk[[0, -1]]]
+        assert torch.equal(back[near], walk[[0, -1]])
+        assert len(set(near)) == 2
+        ends += c[near].tolist()
+    assert ends[::2] == ends[1::2]
+    assert not flags or set(ends) == {run.condition.names.index("light")}
+
+
+def test_traverse(home, tmp_path):
+    pofx("traverse {home}/vae-photos --between 5 -o {out}/t.png", home=home, out=tmp_path)
+    pofx(
+        "traverse {home}/vae-photos --between 5 --around 3 -o {out}/t.npy --json {out}/t.json", home=home, out=tmp_path
+    )
+    told = json.loads((tmp_path / "t.json").read_text())
+    assert sorted(told["dimensions"]) == [0, 1]
+    assert told["movement"] == sorted(told["movement"], reverse=True)
+    assert told["deviations"] == [-3, -1.5, 0, 1.5, 3]
+    assert np.load(tmp_path / "t.npy").shape == (2, 5, 3, 8, 8)
+    pofx("traverse {home}/vae-moons -n 1 --around mean -o {out}/t.csv", home=home, out=tmp_path)
+    with open(tmp_path / "t.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header[:2] == ["dimension", "deviations"]
+    assert len(header) == 4
+    assert [float(row[1]) for row in rows] == [-3, -2.25, -1.5, -0.75, 0, 0.75, 1.5, 2.25, 3]
+    pofx("traverse {home}/vae-photos --condition dark --around mean -o {out}/d.png", home=home, out=tmp_path)
+    assert Image.open(tmp_path / "d.png").width > Image.open(tmp_path / "t.png").width
+
+
+def test_map(home, tmp_path):
+    pofx("map {home}/vae-photos -o {out}/m.png --json {out}/m.json", home=home, out=tmp_path)
+    told = json.loads((tmp_path / "m.json").read_text())
+    assert told["n"] == len(load(home / "vae-photos").data.test)
+    assert sum(told["shares"]) == pytest.approx(1)
+    pofx("map {home}/vae-photos -o {out}/g.png --grid --condition light", home=home, out=tmp_path)
+    assert Image.open(tmp_path / "g.png").width > 1.9 * Image.open(tmp_path / "g.png").height
+    pofx("map {home}/vae-moons -n 20 -o {out}/v.png", home=home, out=tmp_path)
+    Image.open(tmp_path / "v.png").verify()
+
+
+def test_a_map_knows_classes_that_the_model_was_not_told(home):
+    assert len(load(home / "vae-photos").data.test) == len(_classes(load(home / "vae-photos")).labels)
+    plain = load(home / "plain-photos")
+    assert plain.condition is None
+    assert _classes(plain).names == ("dark", "light")
+    assert torch.equal(_classes(plain).labels, _classes(load(home / "vae-photos")).labels)
+    assert _classes(load(home / "gpt-book")) is None
 
 
 def test_complete(home, tmp_path):

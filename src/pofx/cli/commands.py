@@ -7,9 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from pofx import catalogue, fitting, runs
 from pofx import data as sources
 from pofx.cli.bar import Bar, page, printer
@@ -19,11 +16,10 @@ from pofx.cli.parser import DRAWN_FLAGS, SOURCE_FLAGS
 from pofx.domains import Images
 from pofx.errors import Unusable
 from pofx.evaluate.score import Score
-from pofx.files import write_json, write_text, write_whole
-from pofx.protocols import Completes, Decodes, Encodes, Samples, capabilities
+from pofx.files import write_json, write_text
+from pofx.protocols import Completes, Samples, capabilities
 from pofx.rendering import Sampled, natural_suffix
 from pofx.runs import Run
-from pofx.samplers.latents import interpolate, reconstruct
 from pofx.train.launch import speaks
 
 
@@ -154,54 +150,37 @@ def score_command(options: argparse.Namespace) -> int:
 
 def encode_command(options: argparse.Namespace) -> int:
     """The latent of each observation of a source, as an array."""
-    import numpy as np
+    from pofx.cli.latents import encode_and_show
 
-    run = _run(options)
-    run.require(Encodes, "encode")
-    if Path(options.output).suffix != ".npy":
-        raise Unusable(f"encode writes .npy, got {options.output}; name a .npy file")
-    x, c = observations(run, options)
-    with torch.no_grad():
-        z = torch.cat([run.model.encode(*batch) for batch in _batches(run, x, c)]).cpu()
-    _write_array(options.output, np.asarray(z))
-    printer(options)(f"{len(z)} latents of shape {tuple(z.shape[1:])}: {options.output}")
-    _write_json(options, {"n": len(z), "shape": list(z.shape[1:])})
-    return 0
+    return _told(encode_and_show(_run(options), options), options)
 
 
 def reconstruct_command(options: argparse.Namespace) -> int:
     """Observations through the latent and back; pictures above their reconstructions."""
-    run = _run(options)
-    _require_latent(run, "reconstruct")
-    x, c = observations(run, options)
-    to_picture = Path(options.output).suffix == ".png"
-    x, c = (x[:32], None if c is None else c[:32]) if to_picture else (x, c)
-    back = torch.cat([reconstruct(run.model, *batch) for batch in _batches(run, x, c)]).cpu()
-    pairs = torch.stack([x.cpu(), back], dim=1).flatten(0, 1) if to_picture else back
-    Sampled(pairs, run.domain, columns=8).save(options.output)
-    printer(options)(
-        f"{len(back)} reconstructions{', each after its original' if to_picture else ''}: {options.output}"
-    )
-    _write_json(options, {"n": len(back), "output": options.output})
-    return 0
+    from pofx.cli.latents import reconstruct_and_show
+
+    return _told(reconstruct_and_show(_run(options), options), options)
 
 
 def interpolate_command(options: argparse.Namespace) -> int:
     """Walks in latent space between pairs of the test split."""
-    run = _run(options)
-    _require_latent(run, "interpolate")
-    x, c = run.data.test.rows()
-    if not 1 <= options.n <= len(x) // 2:
-        raise Unusable(f"-n must be 1 to {len(x) // 2} pairs, got {options.n}")
-    if options.between < 2:
-        raise Unusable(f"--between must be at least 2, got {options.between}")
-    a, b = x[: options.n].to(run.device), x[options.n : 2 * options.n].to(run.device)
-    walk = interpolate(run.model, a, b, options.between, None if c is None else c[: options.n].to(run.device))
-    x = walk.flatten(0, 1).cpu()
-    Sampled(x, run.domain, columns=options.between).save(options.output)
-    printer(options)(f"{options.n} walks of {options.between} steps: {options.output}")
-    _write_json(options, {"n": options.n, "between": options.between, "output": options.output})
-    return 0
+    from pofx.cli.latents import interpolate_and_show
+
+    return _told(interpolate_and_show(_run(options), options), options)
+
+
+def traverse_command(options: argparse.Namespace) -> int:
+    """What each dimension of the latent does to x, alone."""
+    from pofx.cli.latents import traverse_and_show
+
+    return _told(traverse_and_show(_run(options), options), options)
+
+
+def map_command(options: argparse.Namespace) -> int:
+    """Where the test split lies in the latent, in two dimensions."""
+    from pofx.cli.latents import map_and_show
+
+    return _told(map_and_show(_run(options), options), options)
 
 
 def complete_command(options: argparse.Namespace) -> int:
@@ -313,22 +292,11 @@ def _run(options: argparse.Namespace) -> Run:
     return runs.load(options.run, device=runs.chosen_device(options.device))
 
 
-def _batches(run: Run, x: Tensor, c: Tensor | None, size: int = 256) -> Iterable[tuple[Tensor, Tensor | None]]:
-    for start in range(0, len(x), size):
-        rows = None if c is None else c[start : start + size].to(run.device)
-        yield x[start : start + size].to(run.device), rows
-
-
 def _how_many(options: argparse.Namespace, usual: int) -> int:
     n = usual if options.n is None else options.n
     if n < 1:
         raise Unusable(f"-n must be at least 1, got {n}; leave it out for {usual}")
     return n
-
-
-def _require_latent(run: Run, verb: str) -> None:
-    if not {Encodes, Decodes} <= capabilities(run.model):
-        raise Unusable(f"{run.name} cannot {verb}; a model that encodes and decodes can, such as vae")
 
 
 def _print_scores(run: Run, scores: list[Score]) -> None:
@@ -343,6 +311,11 @@ def _print_scores(run: Run, scores: list[Score]) -> None:
     page().print(table)
 
 
+def _told(figures: dict[str, Any], options: argparse.Namespace) -> int:
+    _write_json(options, figures)
+    return 0
+
+
 def _write_json(options: argparse.Namespace, value: dict[str, Any]) -> None:
     if options.json and speaks():
         write_json(Path(options.json), value)
@@ -354,11 +327,3 @@ def _write_csv(path: str, columns: list[str], rows: Iterable[Iterable[Any]]) -> 
     writer.writerow(columns)
     writer.writerows(rows)
     write_text(Path(path), text.getvalue())
-
-
-def _write_array(path: str, array: Any) -> None:
-    import numpy as np
-
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    write_whole(Path(path), lambda temporary: temporary.write_bytes(buffer.getvalue()))

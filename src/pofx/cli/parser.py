@@ -223,7 +223,29 @@ def _interpolate(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("-n", type=int, default=8, metavar="N", help="pairs (8)")
     parser.add_argument("--between", type=int, default=10, help="steps from one to the other (10)")
-    parser.add_argument("-o", dest="output", required=True, metavar="FILE")
+    _latent_flags(parser, ".png; .npy, .txt, .csv: the observations one after another")
+
+
+def _traverse(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("-n", type=int, metavar="N", help="dimensions, those that move x most (10)")
+    parser.add_argument("--between", type=int, default=9, help="steps from -3 to 3 standard deviations (9)")
+    parser.add_argument(
+        "--around", default="0", metavar="PLACE", help="the number of a test observation, or mean: the mean code (0)"
+    )
+    _latent_flags(parser, "a sheet of pictures .png, a table of vectors .csv, either .npy")
+
+
+def _map(parser: Parser, arguments: list[str]) -> None:
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("-n", type=int, default=2000, metavar="N", help="test observations, at most (2000)")
+    parser.add_argument("--grid", action="store_true", help="beside it, pictures decoded all over a latent of two")
+    _latent_flags(parser, ".png")
+
+
+def _latent_flags(parser: Parser, files: str) -> None:
+    parser.add_argument("--condition", metavar="VALUE", help="of one class alone, or given one text or vector")
+    parser.add_argument("-o", dest="output", required=True, metavar="FILE", help=files)
 
 
 def _complete(parser: Parser, arguments: list[str]) -> None:
@@ -296,6 +318,8 @@ _COMMANDS: Mapping[str, tuple[str, Callable[[Parser, list[str]], None]]] = {
     "encode": ("latent of each observation", _run_source),
     "reconstruct": ("through the latent and back", _run_source),
     "interpolate": ("walk between observations in latent space", _interpolate),
+    "traverse": ("what each dimension of the latent does", _traverse),
+    "map": ("the test split in the latent, in two dimensions", _map),
     "complete": ("fill in the rest of a text or a picture", _complete),
     "compress": ("a text or observations into a file, without loss", _compress),
     "decompress": ("what was compressed, as it was", _decompress),

@@ -46,8 +46,11 @@ class Independent:
 
     @property
     def mean(self) -> Tensor:
-        """The expected value of each dimension, canonical: integer levels are rounded, symbols are the likeliest."""
-        if isinstance(self.domain, Tokens):
+        """The expected value of each dimension, canonical: integer levels are rounded.
+
+        Symbols, and colours of a palette, have no mean: they are the likeliest.
+        """
+        if isinstance(self.domain, Tokens) or (isinstance(self.domain, Images) and self.domain.palette):
             return self.mode
         mean = self.base.mean
         return self._canonical(mean if self.domain.dtype.is_floating_point else mean.round())

@@ -69,7 +69,10 @@ class DiscretisedLogistic:
     def mean(self) -> Float[Tensor, "*B"]:
         """The expected level: the sum over k >= 1 of p(x >= k)."""
         edges = 2 * torch.arange(1, self.levels).to(self.mu) / self.levels - 1
-        return ((self.mu[..., None] - edges) * (-self.log_scale[..., None]).exp()).sigmoid().sum(-1)
+        inverse = (-self.log_scale[..., None]).exp()
+        # Some edges at a time: all of 256 levels would take 255 times the memory of mu.
+        parts = [((self.mu[..., None] - some) * inverse).sigmoid().sum(-1) for some in edges.split(16)]
+        return torch.stack(parts).sum(0)
 
     def _level(self, y: Float[Tensor, "*B"]) -> Integer[Tensor, "*B"]:
         return ((y + 1) * (self.levels / 2)).floor().clamp(0, self.levels - 1).long()

@@ -3,6 +3,7 @@
 from pofx.divergences.gaussians import frechet, moments
 from pofx.divergences.mmd import inverse_multiquadratics, kernel_distance, mmd_squared
 from pofx.divergences.neighbours import PRDC, memorisation, nearest_distance, prdc
+from pofx.divergences.spectra import lost_energy, power_spectrum
 from pofx.divergences.wasserstein import sliced_wasserstein, wasserstein_1d, wasserstein_exact
 
 __all__ = [
@@ -10,10 +11,12 @@ __all__ = [
     "frechet",
     "inverse_multiquadratics",
     "kernel_distance",
+    "lost_energy",
     "memorisation",
     "mmd_squared",
     "moments",
     "nearest_distance",
+    "power_spectrum",
     "prdc",
     "sliced_wasserstein",
     "wasserstein_1d",

@@ -10,6 +10,7 @@ from pofx.data.dataset import Data
 from pofx.errors import Unusable
 from pofx.evaluate.cost import cost_scores
 from pofx.evaluate.drawing import MOST, Drawn, draw
+from pofx.evaluate.latents import latent_scores
 from pofx.evaluate.likelihood import likelihood_scores
 from pofx.evaluate.pace import Clock, Watch
 from pofx.evaluate.probe import probe_scores
@@ -34,8 +35,9 @@ def evaluate(
 ) -> list[Score]:
     """Every score the model is able to get, on held-out data, in at most about ``seconds``.
 
-    Likelihood first, then what a linear probe reads from the features, then samples, what they look like beside
-    held-out rows, whether they are copies, whether they obey the class asked for, and what all of it costs. Each is
+    Likelihood first, then what a linear probe reads from the features, then samples; what becomes of rows in a latent,
+    if there is one; what samples look like beside held-out rows, whether they are copies, whether they obey the class
+    asked for; and what all of it costs. Each is
     announced with its cost before it is computed; time is kept by taking fewer rows, and every score says how many.
     Where time is plentiful the figures depend on the seed alone.
 
@@ -64,10 +66,13 @@ def evaluate(
         scores = likelihood_scores(model, data, clock=clock.share(0.4), device=device, world=world, **shared)
         if Represents in able and world.leads:
             scores += probe_scores(model, labelled or data, clock=clock.share(0.2), device=device, **shared)
+        drawn = None
         if Samples in able:
             drawn = draw(model, MOST, clock.share(0.6), seed=seed, device=device, watch=watch, world=world)
-            if not world.leads:
-                return scores
+        if not world.leads:
+            return scores
+        scores += latent_scores(model, data, clock=clock.share(0.2), device=device, **shared)
+        if drawn is not None:
             scores += memorisation_score(drawn.x, data, clock=clock.share(0.3), **shared)
             scores += quality_scores(drawn.x, data, clock=clock.share(0.6), **shared)
             scores += accuracy_score(drawn, data, clock=clock, patience=0.15 * total, **shared)

@@ -1,6 +1,7 @@
 """A number says what it is."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ class Score:
         note: the feature map or another word to the reader.
         floor: the same statistic of real data against real at the same n, or for a likelihood the truth where it is
             known: what a perfect model would get.
+        parts: what the figure is one of, where that is a list: the KL of each dimension of a latent, say.
     """
 
     metric: str
@@ -44,10 +46,13 @@ class Score:
     better: Better = "higher"
     note: str = ""
     floor: float | None = None
+    parts: Sequence[float] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; what is not finite becomes None."""
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+        """Plain values; what is not finite becomes None, and ``parts`` are left out where there are none."""
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+        parts = plain.pop("parts")
+        return plain | ({"parts": list(parts)} if parts else {})
 
     def comparable(self, other: "Score") -> bool:
         """Whether the two may be ranked: same metric, kind, condition, split and unit, and no bias above the noise."""

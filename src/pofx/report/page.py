@@ -25,10 +25,10 @@ REAL = 12  # the page's colour of real data
 _KINDS = {
     "exact": "the likelihood itself",
     "lower bound": "the likelihood is at least this good: read ≤",
-    "estimate": "a numerical approximation of the likelihood, off by about its bias: read ~",
+    "estimate": "a numerical approximation, off by about its bias: read ~",
     "estimate of a lower bound": "an approximation of a guarantee: neither exact nor guaranteed",
     "pseudo-likelihood": "a sum of conditionals, which is no likelihood",
-    "statistic": "measured on samples beside held-out data",
+    "statistic": "measured, on samples beside held-out data or on held-out data in a latent",
 }
 
 

@@ -118,6 +118,7 @@ def pooled(scores: Sequence[Score]) -> Score:
         n=min(s.n for s in scores),
         stderr=math.hypot(statistics.fmean(of_data) if of_data else 0.0, of_training),
         bias=max(biases) if biases else None,
+        parts=(),
     )
 
 

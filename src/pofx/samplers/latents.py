@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Generator, Tensor
 
 from pofx.errors import Unusable
@@ -12,9 +13,14 @@ from pofx.errors import Unusable
 def reconstruct(
     model: Any, x: Tensor, condition: Tensor | None = None, *, generator: Generator | None = None
 ) -> Tensor:
-    """x through the latent and back: the likeliest x of the likeliest z, or with a generator a draw of each."""
+    """x through the latent and back: the x expected of the likeliest z, or with a generator a draw of each."""
     p = model.decode(model.encode(x, condition, generator=generator), condition)
-    return p.mode if generator is None else p.sample(generator=generator)
+    return expected(p) if generator is None else p.sample(generator=generator)
+
+
+def expected(p: Any) -> Tensor:
+    """The x of least squared error under p(x|z): its mean, or where it has none, as symbols have not, the likeliest."""
+    return p.mean if hasattr(p, "mean") else p.mode
 
 
 @torch.no_grad()
@@ -30,5 +36,21 @@ def interpolate(model: Any, x_a: Tensor, x_b: Tensor, steps: int = 8, condition:
     if not z_a.is_floating_point():
         raise Unusable("a walk needs a latent of real numbers, and this one is of symbols; use a model such as vae")
     weights = torch.linspace(0, 1, steps, dtype=z_a.dtype, device=z_a.device)
-    walk = [model.decode(torch.lerp(z_a, z_b, weight), condition).mode for weight in weights]
+    walk = [expected(model.decode(torch.lerp(z_a, z_b, weight), condition)) for weight in weights]
     return torch.stack(walk)
+
+
+@torch.no_grad()
+def traverse(
+    model: Any, z: Float[Tensor, "1 K"], places: Float[Tensor, "S K"], condition: Tensor | None = None
+) -> Tensor:
+    """(K, S, ...): the x expected where dimension k of z alone is moved to ``places[s, k]``.
+
+    Args:
+        condition: one row, or None.
+    """
+    steps, dims = places.shape
+    moved = z.expand(dims, steps, dims).clone()
+    for k in range(dims):
+        moved[k, :, k] = places[:, k]
+    return torch.stack([expected(model.decode(along, condition)) for along in moved])
