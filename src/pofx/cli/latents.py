@@ -3,14 +3,12 @@
 import argparse
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pofx import data as sources
 from pofx.cli.bar import printer
 from pofx.cli.inputs import observations
 from pofx.conditions import Classes
@@ -110,8 +108,8 @@ def map_and_show(run: Run, options: argparse.Namespace) -> dict[str, Any]:
     if options.grid:
         told = _check_grid(run, z, options.condition)
         grid = decoded_plane(run.model, plane.frame, told, device=run.device)
-    labels = None if known is None else known.labels[: options.n]
-    LatentMap(plane, labels, () if known is None else known.names, grid, run.domain).save(options.output)
+    labels, names = (None, ()) if known is None else (known[0][: options.n], known[1])
+    LatentMap(plane, labels, names, grid, run.domain).save(options.output)
     shares = f", {100 * sum(plane.shares):.0f}% of the variance" if z.shape[1] > 2 else ""
     printer(options)(f"{len(z)} observations in the latent{shares}: {options.output}")
     return {"n": len(z), "shares": list(plane.shares), "output": options.output}
@@ -183,27 +181,11 @@ def _check_grid(run: Run, z: Tensor, condition: str | None) -> Tensor | None:
     return run.rows(condition)
 
 
-@dataclass(frozen=True)
-class _Known:
-    """The class of each test row, and the classes' names."""
-
-    labels: Tensor
-    names: tuple[str, ...]
-
-
-def _classes(run: Run) -> _Known | None:
-    """Classes of the test split, also where the model was not told them; None where the source has none."""
-    data = run.data
-    if not isinstance(data.condition, Classes):
-        options = run.config["source_options"] | {"condition": "class"}
-        try:
-            data = sources.load(run.config["origin"], seed=run.config["data_seed"], **options)
-        except Unusable:
-            return None
-    x, c = data.test.rows()
-    if not isinstance(data.condition, Classes) or c is None or len(x) != len(run.data.test.rows()[0]):
-        return None
-    return _Known(c, data.condition.names)
+def _classes(run: Run) -> tuple[Tensor, tuple[str, ...]] | None:
+    """The class of each test row and the classes' names, also where the model was not told them; None without any."""
+    data = run.labelled
+    _, c = data.test.rows()
+    return (c, data.condition.names) if isinstance(data.condition, Classes) and c is not None else None
 
 
 def _codes(run: Run, x: Tensor, c: Tensor | None) -> Tensor:

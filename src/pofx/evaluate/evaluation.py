@@ -37,9 +37,8 @@ def evaluate(
 
     Likelihood first, then what a linear probe reads from the features, then samples; what becomes of rows in a latent,
     if there is one; what samples look like beside held-out rows, whether they are copies, whether they obey the class
-    asked for; and what all of it costs. Each is
-    announced with its cost before it is computed; time is kept by taking fewer rows, and every score says how many.
-    Where time is plentiful the figures depend on the seed alone.
+    asked for; and what all of it costs. Each is announced with its cost before it is computed; time is kept by taking
+    fewer rows, and every score says how many. Where time is plentiful the figures depend on the seed alone.
 
     Args:
         model: on ``device``; in evaluation mode while scored, and put back.
