@@ -17,6 +17,7 @@ _HOMES = {
     "VAE": "autoencoders.vae",
     "WGAN": "adversarial.wgan",
     "FlowMatching": "diffusion.flow_matching",
+    "Latent": "composed.latent",
     "Marginals": "baselines.marginals",
     "Gaussian": "baselines.gaussian",
     "NGram": "baselines.ngram",
