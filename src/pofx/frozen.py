@@ -7,7 +7,7 @@ from pofx.building import MEANING, autoencoder_identity
 from pofx.catalogue import Entry, entries
 from pofx.data.dataset import Data
 from pofx.errors import Unusable
-from pofx.protocols import Decodes, Encodes, capabilities
+from pofx.protocols import Decodes, Encodes
 from pofx.runs import Run, load
 
 

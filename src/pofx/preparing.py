@@ -105,7 +105,9 @@ def trainer_for(
     if settings.precision == "bf16" and world.device == "cpu" and not torch.cpu._is_avx512_bf16_supported():
         watcher.said("--precision bf16: this processor has no bf16 of its own, so expect steps about 8 times as long")
     if settings.compile and trainer.players:
-        compiled(network, lambda: measured_round(trainer, seconds=0.0), watcher.said)
+        compiled(
+            network.prior if "latent" in config else network, lambda: measured_round(trainer, seconds=0.0), watcher.said
+        )
     return trainer
 
 

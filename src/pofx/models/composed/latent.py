@@ -98,9 +98,9 @@ class Latent(nn.Module):
         self.domain: Domain = autoencoder.domain
         self.condition = prior.condition
         self.encoder_can, self.prior_can = capabilities(autoencoder), capabilities(prior)
-        for said in ("recipe", "surrogate", "biased_gradient"):
-            if hasattr(prior, said):
-                setattr(self, said, getattr(prior, said))
+        self.recipe = getattr(prior, "recipe", {})
+        self.surrogate = getattr(prior, "surrogate", "") or "the prior's loss on codes: all of the bound that learns"
+        self.biased_gradient = getattr(prior, "biased_gradient", "")
 
     @property
     def latent_domain(self) -> Domain:
