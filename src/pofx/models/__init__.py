@@ -15,6 +15,7 @@ _HOMES = {
     "RNN": "autoregressive.rnn",
     "PixelCNN": "autoregressive.pixelcnn",
     "VAE": "autoencoders.vae",
+    "VQVAE": "autoencoders.vq_vae",
     "WGAN": "adversarial.wgan",
     "FlowMatching": "diffusion.flow_matching",
     "Latent": "composed.latent",
