@@ -100,9 +100,7 @@ def test_pieces_of_a_batch_draw_what_the_whole_does():
     """Carried means over pieces are those of the batch, the vectors drawn for dead codes as well."""
     made, y = quantiser(5, 2, depth=2), normal(12, 3, 2)
     whole = made.quantise(y, generator=stream(0, "z")).carry
-    pieces = [
-        made.quantise(part, generator=Shared.of(stream(0, "z"), i, 3)).carry for i, part in enumerate(y.chunk(3))
-    ]
+    pieces = [made.quantise(part, generator=Shared.of(stream(0, "z"), i, 3)).carry for i, part in enumerate(y.chunk(3))]
     for name, value in whole.items():
         torch.testing.assert_close(torch.stack([piece[name] for piece in pieces]).mean(0), value)
     assert all(bool((y.flatten(0, 1) == row).all(1).any()) for row in whole["0/fresh"])

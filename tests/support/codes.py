@@ -1,33 +1,11 @@
 """An autoencoder with codes of a few symbols, so small that everything can be summed over them."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from pofx.conditions import Condition
-from pofx.distributions import likelihood
+from pofx.distributions import PointMass, Symbols, likelihood
 from pofx.domains import Images, Tokens
-
-
-@dataclass(frozen=True)
-class Symbols:
-    """q(z|x): each symbol by its logits (B, T, V), or the likeliest for certain."""
-
-    logits: Tensor
-    certain: bool
-
-    def rsample(self, samples: int, *, generator: torch.Generator) -> Tensor:
-        if self.certain:
-            return self.logits.argmax(-1).expand(samples, -1, -1)
-        p = self.logits.softmax(-1).expand(samples, *self.logits.shape)
-        return torch.multinomial(p.flatten(0, -2), 1, generator=generator).view(p.shape[:-1])
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        if self.certain:
-            return torch.where((z == self.logits.argmax(-1)).all(-1), 0.0, -torch.inf).to(self.logits.dtype)
-        log_q = self.logits.log_softmax(-1).expand(*z.shape, -1)
-        return log_q.gather(-1, z[..., None])[..., 0].sum(-1)
 
 
 class TinyCodes(nn.Module):
@@ -43,7 +21,7 @@ class TinyCodes(nn.Module):
         nn.init.normal_(self.read.weight)
         self.decoded = 0
 
-    def posterior(self, x: Tensor, condition: Tensor | None = None) -> Symbols:
+    def posterior(self, x: Tensor, condition: Tensor | None = None) -> PointMass | Symbols:
         return self._symbols(x)
 
     def log_prior(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -51,13 +29,14 @@ class TinyCodes(nn.Module):
 
     def encode(self, x: Tensor, condition: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
         q = self._symbols(x)
-        return q.logits.argmax(-1) if generator is None else q.rsample(1, generator=generator)[0]
+        return q.mode if generator is None else q.rsample(1, generator=generator)[0]
 
     def decode(self, z: Tensor, condition: Tensor | None = None):
         self.decoded = len(z)
         out = sum(self.written[t][z[:, t]] for t in range(2))
         return self.p(out.view(len(z), -1, *self.domain.shape))
 
-    def _symbols(self, x: Tensor) -> Symbols:
+    def _symbols(self, x: Tensor) -> PointMass | Symbols:
         y = self.domain.centre(x).flatten(1).to(self.read.weight.dtype)
-        return Symbols(self.read(y).view(-1, 2, 3), self.certain)
+        q = Symbols(self.read(y).view(-1, 2, 3))
+        return PointMass(q.mode) if self.certain else q
