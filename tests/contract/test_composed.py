@@ -1,7 +1,6 @@
 """A prior on the codes of a run: the promises of the contract, and a run folder that stands on its own."""
 
 import copy
-import json
 import re
 import shutil
 from functools import partial
@@ -90,8 +89,6 @@ def equal(a, b):
 @pytest.mark.parametrize("name", ["gaussian-mixture", "made"])
 def test_a_run_is_of_the_data_and_needs_no_other_folder(home, name, tmp_path):
     shutil.copytree(home / name, tmp_path / "alone")
-    config = json.loads((tmp_path / "alone" / "config.json").read_text())
-    config["latent"]["run"]  # where it came from; it is not asked
     run = load(tmp_path / "alone")
     (home / "vae").rename(home / "hidden")
     try:
