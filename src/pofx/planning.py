@@ -21,7 +21,8 @@ from pofx.data.dataset import Data, Part
 from pofx.errors import Unusable
 from pofx.evaluate.operations import Operations
 from pofx.evaluate.spending import Spent, held, spent
-from pofx.preparing import DRAW_BUDGET, adapted, planned_for, settings_for, sorted_arguments, trainer_for
+from pofx.frozen import autoencoder_run, recorded
+from pofx.preparing import DRAW_BUDGET, adapted, planned_for, settings_for, sorted_arguments, split_seed, trainer_for
 from pofx.protocols import Samples, capabilities
 from pofx.randomness import stream
 from pofx.rendering import Sampled, natural_suffix
@@ -139,6 +140,7 @@ def plan(
     steps: int | None = None,
     budget: str | float | None = None,
     condition: str = "none",
+    latent: str | Path | None = None,
     seed: int = 0,
     device: str = "auto",
     data: Data | None = None,
@@ -155,6 +157,7 @@ def plan(
         steps: rounds of training; or
         budget: time of training, such as "90s"; with neither, the model's default.
         condition: "none", "class", "text" or a column.
+        latent: the run of an autoencoder, whose codes the model is a prior of.
         seed: of everything random.
         device: "auto", "cpu", "cuda", ...
         data: the source, already loaded.
@@ -163,15 +166,18 @@ def plan(
     """
     began = time.perf_counter()
     arguments, source_options, chosen = sorted_arguments(find(model), given)
+    autoencoder = None if latent is None else autoencoder_run(latent, find(model))
     chosen |= ({} if budget is None else {"budget": seconds(budget)}) | ({} if steps is None else {"steps": steps})
     settings_from({}, chosen)
     device = chosen_device(device)
-    options, split = source_options | {"condition": condition}, seed if data_seed is None else data_seed
+    options, split = source_options | {"condition": condition}, split_seed(seed, data_seed, autoencoder)
     target, before = torch.device(device), held(torch.device(device))
     loaded, loading = spent(lambda: _loaded(data, source, split, options), target)
     _warm()
     loaded = replace(loaded, train=loaded.train.to(device))
-    config, base = {"model": model, "arguments": arguments, "seed": seed}, held(target)
+    config: dict[str, Any] = {"model": model, "arguments": arguments, "seed": seed}
+    config |= {} if autoencoder is None else {"latent": recorded(autoencoder, loaded)}
+    base = held(target)
     trainer = _trainer(config, loaded, chosen, device, plain=False)
     setup = time.perf_counter() - began
     seen = _measured(trainer, loaded)
@@ -182,7 +188,7 @@ def plan(
     in_steps = memory["optimiser"] + memory["gradients"] + memory["activations"]
     return Plan(
         model, source, device, seen.threads,
-        parameters=sum(p.numel() for p in counting.model.parameters()),
+        parameters=sum(p.numel() for p in counting.model.parameters() if p.requires_grad),
         steps=steps, observations=counting.observations, flops=flops, round_seconds=seen.round_seconds,
         memory={
             "base": base, **memory, "workspace": max(0, seen.growth - in_steps), **seen.on_top,

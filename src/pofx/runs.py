@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch import Tensor
 
 import pofx
 from pofx import data as sources
 from pofx import packed
-from pofx.catalogue import find
+from pofx.building import MEANING, build, rehearse, require_own_autoencoder
 from pofx.conditions import Condition, condition_from_config, expand
 from pofx.data.dataset import Data
 from pofx.data.request import is_local
@@ -41,7 +40,6 @@ from pofx.evaluate.score import Score
 from pofx.evaluate.windows import strided_score
 from pofx.files import read_json
 from pofx.protocols import Chains, Completes, Represents, Samples, capabilities
-from pofx.randomness import seeded_init
 from pofx.rendering import Sampled
 from pofx.samplers.chunks import complete_many, sample_many
 from pofx.samplers.decoding import Watch
@@ -56,7 +54,6 @@ FORMAT = 2
 CHUNK = 64
 STATE = "state.safetensors"  # the last checkpoint
 LEAST_SCORING = 5.0  # seconds, for what trains in no time
-SPARE = 2**16  # numbers that a model may make while it is built, besides those that its weights hold
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("model", "source", "origin"), str),
@@ -132,7 +129,8 @@ class Run:
                 "run"
             )
         with fitting_together(self.folder):
-            _rehearse(self.config, self.domain, self.condition, weights)
+            rehearse(self.config, self.domain, self.condition, weights)
+            require_own_autoencoder(self.config, weights)
             return build(self.config, self.domain, self.condition)
 
     @cached_property
@@ -337,8 +335,7 @@ class Run:
     @cached_property
     def identity(self) -> bytes:
         """8 bytes that another run, or this one trained further, does not share."""
-        parts = ("model", "arguments", "domain", "condition")
-        return packed.identity(self.model, {part: self.config[part] for part in parts})
+        return packed.identity(self.model.state_dict(), {part: self.config[part] for part in MEANING})
 
     def compress(self, x: Tensor | bytes, condition: Tensor | str | None = None) -> bytes:
         """A text's bytes, or canonical rows and their classes, in about -log2 p(x|c) - log2 p(c) bits; lossless.
@@ -433,13 +430,6 @@ def _works(device: torch.device) -> bool:
     return torch.empty(0, device=device).numel() == 0
 
 
-def build(config: dict[str, Any], domain: Domain, condition: Condition | None) -> Any:
-    """An untrained model from a run's configuration."""
-    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in config["arguments"].items()}
-    with seeded_init(config["seed"]):
-        return find(config["model"]).build(domain, condition=condition, **arguments)
-
-
 @contextmanager
 def fitting_together(folder: Path) -> Iterator[None]:
     """Files of a run that are whole, but not of one run, are refused in one line."""
@@ -472,35 +462,6 @@ def _is_well_formed(config: dict[str, Any], key: str) -> bool:
     if key in _KINDS:
         return key in config and isinstance(value, _KINDS[key])
     return type(value) is int and (0 if key == "planned" else 1) <= value <= _MOST[key]
-
-
-def _rehearse(config: dict[str, Any], domain: Domain, condition: Condition | None, weights: dict[str, Tensor]) -> None:
-    """Builds a model without memory for its numbers: one that asks for more than its weights hold is never built.
-
-    Raises:
-        ValueError: it does, or its parameters have other names or shapes.
-    """
-    held = sum(tensor.numel() for tensor in weights.values())
-    room = 2 * held + SPARE  # tied weights are counted at each place, replaced ones too
-
-    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal room
-        room -= parameter.numel() if parameter is not None and parameter.is_meta else 0
-        if room < 0:
-            raise ValueError("config.json asks for more weights than there are")
-
-    counting = register_module_parameter_registration_hook(count)
-    try:
-        with torch.device("meta"):
-            model = build(config, domain, condition)
-    finally:
-        counting.remove()
-    asked = {(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()}
-    differing = asked - {(name, tuple(tensor.shape)) for name, tensor in weights.items()}
-    if differing:
-        raise ValueError(f"there are no such weights as config.json asks for: {sorted(differing)[:3]}")
-    if sum(tensor.numel() for tensor in model.state_dict().values()) > held:
-        raise ValueError("config.json asks for more numbers than there are")
 
 
 def _settings(method: Callable[..., Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """Likelihood heads and priors: small classes with ``log_prob`` and a ``sample`` that takes its generator."""
 
+from pofx.distributions.codes import PointMass, Symbols
 from pofx.distributions.discrete import Bernoulli, Categorical
 from pofx.distributions.likelihood import Independent, Kind, Likelihood, likelihood
 from pofx.distributions.logistic import DiscretisedLogistic, DiscretisedLogisticMixture
@@ -22,6 +23,8 @@ __all__ = [
     "Kind",
     "Likelihood",
     "Normal",
+    "PointMass",
+    "Symbols",
     "TruncatedNormal",
     "likelihood",
     "standard_normal_log_prob",

@@ -20,7 +20,7 @@ def halvings(height: int, width: int, *, smallest: int = 4) -> list[tuple[int, i
     return sizes
 
 
-class _Finish(nn.Module):
+class Finish(nn.Module):
     """What follows a convolution: layer norm over (C, H, W), the context (B, E) added to every pixel, SiLU."""
 
     def __init__(self, channels: int, context: int, norm: bool) -> None:
@@ -30,6 +30,7 @@ class _Finish(nn.Module):
         self.activation = nn.SiLU()
 
     def forward(self, h: Float[Tensor, "B C H W"], context: Tensor | None) -> Float[Tensor, "B C H W"]:
+        """The same shape."""
         h = self.norm(h)
         if self.context is not None:
             h = h + self.context(context)[:, :, None, None]
@@ -53,7 +54,7 @@ class ConvEncoder(nn.Module):
         widths = _widths(width, len(sizes))
         self.convs = nn.ModuleList([_reader(domain.channels, widths[0], sizes)])
         self.convs.extend(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths, widths[1:]))
-        self.finishes = nn.ModuleList(_Finish(channels, context, norm) for channels in widths)
+        self.finishes = nn.ModuleList(Finish(channels, context, norm) for channels in widths)
         self.head = nn.Linear(widths[-1] * sizes[-1][0] * sizes[-1][1], outputs)
 
     def hidden(self, y: Float[Tensor, "B C H W"], context: Tensor | None = None) -> Float[Tensor, "B F"]:
@@ -95,7 +96,7 @@ class ConvDecoder(nn.Module):
         self.shape = (widths[0], *self.sizes[0])
         self.first = nn.Linear(inputs, math.prod(self.shape))
         self.convs = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1) for a, b in zip(widths, widths[1:]))
-        self.finishes = nn.ModuleList(_Finish(channels, context, norm) for channels in widths)
+        self.finishes = nn.ModuleList(Finish(channels, context, norm) for channels in widths)
         self.head = _writer(widths[-1], channels or domain.channels, self.sizes)
 
     def hidden(self, z: Float[Tensor, "B K"], context: Tensor | None = None) -> Float[Tensor, "B F h w"]:

@@ -1,5 +1,7 @@
 """What autoencoders whose code is one vector share: two networks, a condition, a likelihood chosen by the domain."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -44,6 +46,8 @@ class VectorLatent(nn.Module):
         spread: of a normal or a single logistic: "each" value's own, by the decoder; "shared": one learnt number for
             all (a calibrated decoder: Rybkin et al. 2021, arXiv:2006.13202); "unit": 1, in the units of the networks.
         drop: share of the conditions hidden in training, so that x can be encoded without its condition.
+        networks: makes an encoder and a decoder in place of these: from the model, the numbers that the encoder puts
+            out, and those that the decoder does for each value of x.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class VectorLatent(nn.Module):
         mixtures: int | None,
         spread: Literal["each", "shared", "unit"],
         drop: float,
+        networks: Callable[["VectorLatent", int, int], tuple[nn.Module, nn.Module]] | None = None,
     ) -> None:
         super().__init__()
         _check_arguments(domain, latent_dim, hidden, network, width, activation, mixtures, spread, drop)
@@ -74,7 +79,8 @@ class VectorLatent(nn.Module):
         self.context = 0 if condition is None else CONTEXT
         self.embedding = ConditionEmbedding(condition, CONTEXT) if condition is not None else None
         written = self.p.outputs - (spread != "each")  # by the decoder, for each value of x
-        self.encoder, self.decoder = _networks(self, outputs * self.latent_dim, written, hidden, width, activation)
+        made = networks or partial(_networks, hidden=hidden, width=width, activation=activation)
+        self.encoder, self.decoder = made(self, outputs * self.latent_dim, written)
         self.symbols = nn.Embedding(domain.vocabulary, SYMBOL) if isinstance(domain, Tokens) else None
         # A bias for every output, also of a convolution: it starts at the marginals of the training split.
         self.bias = nn.Parameter(torch.zeros(written * domain.dims))
@@ -82,7 +88,7 @@ class VectorLatent(nn.Module):
         self.recipe = _recipe(domain, self.conv)
 
     @property
-    def latent_domain(self) -> Vectors:
+    def latent_domain(self) -> Domain:
         """What a prior of z models."""
         return Vectors(self.latent_dim)
 
