@@ -11,6 +11,7 @@ from pofx.errors import Unusable
 from pofx.evaluate.cost import cost_scores
 from pofx.evaluate.drawing import MOST, Drawn, draw
 from pofx.evaluate.likelihood import likelihood_scores
+from pofx.evaluate.meters import meter_scores
 from pofx.evaluate.pace import Clock, Watch
 from pofx.evaluate.quality import memorisation_score, quality_scores
 from pofx.evaluate.score import Score
@@ -67,6 +68,8 @@ def evaluate(
             scores += quality_scores(drawn.x, data, clock=clock.share(0.6), **shared)
             scores += accuracy_score(drawn, data, clock=clock, patience=0.15 * total, **shared)
             scores.append(drawn.speed_score(split))
+        if world.leads:
+            scores += meter_scores(model, data, split=split, seed=seed, device=device, watch=watch)
     return scores + cost_scores(model, split=split, device=device)
 
 

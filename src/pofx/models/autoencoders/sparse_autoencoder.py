@@ -83,7 +83,9 @@ class SparseAutoencoder(nn.Module):
         self.register_buffer("silent", torch.zeros(self.dictionary, dtype=torch.int64))  # observations since it fired
         self._begin(counted=activation in _COUNTED)
         if activation in ("gated", "jumprelu"):
-            self.biased_gradient = "steps have no gradient: thresholds learn by an estimate, gates from a loss of their own"
+            self.biased_gradient = (
+                "steps have no gradient: thresholds learn by an estimate, gates from a loss of their own"
+            )
         self.recipe = {"batch_size": 512, "learning_rate": 2e-3, "ema": 0.0}
 
     @torch.no_grad()
@@ -113,7 +115,7 @@ class SparseAutoencoder(nn.Module):
         return (Turn("autoencoder", parameters, self.loss, after=self._count),)
 
     def loss(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator) -> Loss:
-        """Squared error per dimension, in units of the data's variance, and what the activation and dead latents add."""
+        """Squared error per dimension, as a share of the variance, and what the activation and dead latents add."""
         c = expand(self.condition, condition, len(x))
         if self.condition is not None and c is not None:
             c = drop(self.condition, c, DROP, generator=generator)
