@@ -85,8 +85,8 @@ def fit(
         strategy: of several processes: "ddp" keeps all weights in each, "fsdp" shards them (models with one loss).
         data: the source, already loaded with its seed and condition, and read through ``features``.
         data_seed: of the split, where it is not ``seed``: trainings that differ in seed share their data.
-        features: RUN:layer, to learn from the activations of a module of another run over the source, split as it was for
-            that run. Without a layer, from the ``features`` of its model.
+        features: RUN:layer, to learn from the activations of a module of another run over the source, split as it was
+            for that run. Without a layer, from the ``features`` of its model.
         logger: "tensorboard", "wandb", "trackio", or several with commas: they get each row of the history.
         watch: hears how it goes.
         given: training settings, options of the source, and the model's own arguments, by name.
