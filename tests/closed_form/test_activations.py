@@ -22,7 +22,7 @@ from pofx.testing.specimens import tiny_data
 
 def data_of(domain, condition=None, n=60):
     x, c = tiny_data(domain, condition, n)
-    cut = [part for part in (slice(0, n // 2), slice(n // 2, 3 * n // 4), slice(3 * n // 4, n))]
+    cut = [slice(0, n // 2), slice(n // 2, 3 * n // 4), slice(3 * n // 4, n)]
     parts = [Rows(x[part], None if c is None else c[part]) for part in cut]
     return Data("tiny", domain, *parts, condition=condition)
 
