@@ -272,6 +272,15 @@ _TABLE: tuple[Entry, ...] = (
         tiny={"images": _TINY_CODES["images"]},
     ),
     Entry(
+        "sparse-autoencoder",
+        "pofx.models.autoencoders.sparse_autoencoder:SparseAutoencoder",
+        family="autoencoders",
+        paper="Gao et al. 2024, arXiv:2406.04093",
+        summary="x as a sum of few atoms of a large dictionary: what a network's activations are made of",
+        domains=("vectors", "images"),
+        tiny={kind: {"dictionary": 6, "k": 2} for kind in ("vectors", "images")},
+    ),
+    Entry(
         "wgan-gp",
         "pofx.models.adversarial.wgan:WGAN",
         family="adversarial",

@@ -23,7 +23,16 @@ from pofx.runs import FORMAT, lasting
 from pofx.train.settings import Settings
 
 _GROUPS = ("arguments", "settings", "source_options")
-_RECORDED = ("format", "pofx", "origin", "sample_chunk", "domain", "data", "planned")  # what a run knows of itself
+_RECORDED = (
+    "format",
+    "pofx",
+    "origin",
+    "sample_chunk",
+    "domain",
+    "data",
+    "planned",
+    "features_identity",
+)  # what a run knows of itself
 _REQUIRED = ("model", "source")
 _NOT_IN_FILES = ("data", "watch", "given")
 

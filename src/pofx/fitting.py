@@ -30,8 +30,9 @@ from pofx.preparing import (
     trainer_for,
 )  # fmt: skip
 from pofx.protocols import Samples, capabilities
+from pofx.reading import Reading
 from pofx.rendering import Sampled, natural_suffix
-from pofx.runs import CHUNK, FORMAT, STATE, Run, chosen_device, fitting_together, lasting, load, named_after
+from pofx.runs import CHUNK, FORMAT, STATE, Run, chosen_device, fitting_together, lasting, load, named_after, reading
 from pofx.samplers.chunks import sample_many
 from pofx.train import checkpoint
 from pofx.train.course import Course
@@ -66,6 +67,7 @@ def fit(
     strategy: str = "ddp",
     data: Data | None = None,
     data_seed: int | None = None,
+    features: str | None = None,
     logger: str | tuple[str, ...] | None = None,
     watch: Watcher | None = None,
     **given: Any,
@@ -86,9 +88,11 @@ def fit(
         devices: processes on this machine that train together, one for each processor core or GPU. Under ``torchrun``
             leave it out.
         strategy: of several processes: "ddp" keeps all weights in each, "fsdp" shards them (models with one loss).
-        data: the source, already loaded with its seed and condition.
+        data: the source, already loaded with its seed and condition, and read through ``features``.
         data_seed: of the split, where it is not ``seed``: trainings that differ in seed share their data. With
             ``latent`` that of the autoencoder, which must not have learnt from what the prior is tested on.
+        features: RUN:layer, to learn from the activations of a module of another run over the source, split as it was
+            for that run. Without a layer, from the ``features`` of its model.
         logger: "tensorboard", "wandb", "trackio", or several with commas: they get each row of the history.
         watch: hears how it goes.
         given: training settings, options of the source, and the model's own arguments, by name.
@@ -105,13 +109,14 @@ def fit(
     if devices > 1:
         made = launched(
             _fitted, devices, watcher, model, source, out=out, steps=steps, budget=budget, condition=condition,
-            latent=latent, seed=seed, device=device, strategy=strategy, data_seed=data_seed, **given,
+            latent=latent, seed=seed, device=device, strategy=strategy, data_seed=data_seed, features=features, **given,
         )  # fmt: skip
         return load(made, device=device)
     with joined(strategy, device) as world, _deterministic(bool(chosen.get("deterministic"))):
         data_seed = split_seed(seed, data_seed, autoencoder)
         source_options |= {"condition": condition}
-        data = data or sources.load(source, seed=data_seed, **source_options)
+        through = None if features is None else reading(features, device=world.device)
+        data = data or _loaded(source, through, data_seed, source_options)
         config: dict[str, Any] = {
             "format": FORMAT,
             "pofx": pofx.__version__,
@@ -124,6 +129,8 @@ def fit(
             "data_seed": data_seed,
             "sample_chunk": CHUNK,
         } | described(data, autoencoder)
+        if through is not None:
+            config |= {"features": through.written, "features_identity": through.identity}
         watcher = watcher if world.leads else Watcher()
         network = adapted(config, data, world.device)
         settings = settings_for(network, chosen, len(data.train))
@@ -176,6 +183,12 @@ def resume(
         watcher.opened(run.folder, config)
         threads = min(config["threads"], most_threads(world)) if world.size > 1 else config["threads"]
         return _train(run.folder, course, threads, watcher)
+
+
+def _loaded(source: str, through: Reading | None, seed: int, options: dict[str, Any]) -> Data:
+    if through is not None:
+        return through.source(source, **options)
+    return sources.load(source, seed=seed, **options)
 
 
 def _describe(folder: Path, config: dict[str, Any], data: Data) -> None:

@@ -26,7 +26,7 @@ from pofx.preparing import DRAW_BUDGET, adapted, planned_for, settings_for, sort
 from pofx.protocols import Samples, capabilities
 from pofx.randomness import stream
 from pofx.rendering import Sampled, natural_suffix
-from pofx.runs import CHUNK, chosen_device
+from pofx.runs import CHUNK, chosen_device, reading
 from pofx.samplers.chunks import sample_many
 from pofx.train import checkpoint
 from pofx.train.course import DRAWINGS, SAVE_SECONDS, VALIDATIONS
@@ -145,6 +145,7 @@ def plan(
     device: str = "auto",
     data: Data | None = None,
     data_seed: int | None = None,
+    features: str | None = None,
     **given: Any,
 ) -> Plan:
     """Measures and counts what ``fit`` with these arguments will take; takes them as ``fit`` does, and writes nothing.
@@ -162,6 +163,7 @@ def plan(
         device: "auto", "cpu", "cuda", ...
         data: the source, already loaded.
         data_seed: of the split, where it is not ``seed``.
+        features: RUN:layer, whose activations are learnt from.
         given: training settings, options of the source, and the model's own arguments, by name.
     """
     began = time.perf_counter()
@@ -172,7 +174,7 @@ def plan(
     device = chosen_device(device)
     options, split = source_options | {"condition": condition}, split_seed(seed, data_seed, autoencoder)
     target, before = torch.device(device), held(torch.device(device))
-    loaded, loading = spent(lambda: _loaded(data, source, split, options), target)
+    loaded, loading = spent(lambda: _loaded(data, source, split, options, features), target)
     _warm()
     loaded = replace(loaded, train=loaded.train.to(device))
     config: dict[str, Any] = {"model": model, "arguments": arguments, "seed": seed}
@@ -199,8 +201,10 @@ def plan(
     )  # fmt: skip
 
 
-def _loaded(data: Data | None, source: str, seed: int, options: dict[str, Any]) -> Data:
+def _loaded(data: Data | None, source: str, seed: int, options: dict[str, Any], features: str | None) -> Data:
     """The data, and what ``fit`` makes of all of them at once."""
+    if data is None and features is not None:
+        data = reading(features).source(source, **options)
     data = data or sources.load(source, seed=seed, **options)
     data.fingerprint()
     return data

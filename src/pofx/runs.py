@@ -36,10 +36,12 @@ from pofx.domains import Domain, Tokens, domain_from_config
 from pofx.errors import Unusable, in_brief, nearest
 from pofx.evaluate.evaluation import evaluate
 from pofx.evaluate.likelihood import Scored, per_observation
+from pofx.evaluate.pace import Clock
 from pofx.evaluate.score import Score
 from pofx.evaluate.windows import strided_score
 from pofx.files import read_json
 from pofx.protocols import Chains, Completes, Represents, Samples, capabilities
+from pofx.reading import Reading, named
 from pofx.rendering import Sampled
 from pofx.samplers.chunks import complete_many, sample_many
 from pofx.samplers.decoding import Watch
@@ -138,7 +140,7 @@ class Run:
         """The data of the run, loaded again; refused if they are no longer the same."""
         config = self.config
         with fitting_together(self.folder):
-            data = sources.load(config["origin"], seed=config["data_seed"], **config["source_options"])
+            data = self.read(config["origin"], seed=config["data_seed"], **config["source_options"])
         if data.fingerprint() != config["data"].get("fingerprint"):
             raise Unusable(
                 f"{config['source']} has changed since {self.folder} was fitted (its fingerprint differs); "
@@ -153,11 +155,34 @@ class Run:
         if self.condition is not None or "class" not in self.data.offers:
             return self.data
         try:
-            return sources.load(
+            return self.read(
                 config["origin"], seed=config["data_seed"], **config["source_options"] | {"condition": "class"}
             )
         except Unusable:  # a class that is held out alone, say: no reason not to score the rest
             return self.data
+
+    @cached_property
+    def reads(self) -> Reading | None:
+        """The run and the layer whose activations this one was fitted on, or None.
+
+        Raises:
+            Unusable: that run is gone, or has changed.
+        """
+        if self.config.get("features") is None:
+            return None
+        through = reading(self.config["features"], device=self.device)
+        if through.identity != self.config.get("features_identity"):
+            raise Unusable(
+                f"{through.run.folder} has changed since {self.folder} was fitted on its activations; restore it, or "
+                "fit again"
+            )
+        return through
+
+    def read(self, source: str, *, seed: int, **options: Any) -> Data:
+        """A source as this run reads it: through a layer of another run, where it was fitted on its activations."""
+        if self.reads is not None:
+            return self.reads.source(source, **options)
+        return sources.load(source, seed=seed, **options)
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -297,6 +322,8 @@ class Run:
         """Scores on a split, each with kind and unit; together they take at most ``seconds`` (the training time).
 
         With a ``stride``, beyond that time, log p of the split as one long text, by windows that move on by so much.
+        Of a run on another's activations, also beyond it, how much of that one's likelihood is left with them
+        reconstructed.
 
         Several ``devices``, or the processes of ``torchrun``, share the rows to score and the samples to draw.
         """
@@ -312,9 +339,13 @@ class Run:
             if stride is not None and world.leads:
                 long = [strided_score(model, self.data, split=split, stride=stride, device=world.device)]
             labelled = self.labelled if world.leads and Represents in capabilities(model) else None
-            return long + evaluate(
+            scores = evaluate(
                 model, self.data, device=world.device, labelled=labelled, watch=said, world=world, **given
             )
+            if self.reads is not None and world.leads:
+                origin, options, clock = self.config["origin"], self.config["source_options"], Clock.of(limit)
+                scores += self.reads.recovered(model, origin, options, split=split, clock=clock, seed=seed, watch=said)
+            return long + scores
 
     def score(
         self, x: Tensor, condition: Tensor | None = None, *, samples: int = 100, steps: int = 40, seed: int = 0
@@ -391,6 +422,16 @@ def load(folder: str | Path, *, device: str = "cpu") -> Run:
         Unusable: it is not one, not whole, or of another version.
     """
     return Run(folder, device=device)
+
+
+def reading(text: str, *, device: str = "cpu") -> Reading:
+    """RUN:layer as a person writes it.
+
+    Raises:
+        Unusable: there is no such run.
+    """
+    folder, layer = named(text)
+    return Reading(load(folder, device=device), layer)
 
 
 def lasting(source: str) -> str:

@@ -20,6 +20,7 @@ _HOMES = {
     "RAE": "autoencoders.rae",
     "MaskedAutoencoder": "autoencoders.masked_autoencoder",
     "VQVAE": "autoencoders.vq_vae",
+    "SparseAutoencoder": "autoencoders.sparse_autoencoder",
     "WGAN": "adversarial.wgan",
     "FlowMatching": "diffusion.flow_matching",
     "Latent": "composed.latent",
