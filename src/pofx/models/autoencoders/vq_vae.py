@@ -78,9 +78,9 @@ class VQVAE(VectorLatent):
         blocks: int = 2,
         update: Update = "ema",
         gradient: Estimator = "straight-through",
-        decay: float = 0.99,
+        decay: float = 0.95,
         commitment: float = 0.25,
-        revive: float = 0.1,
+        revive: float = 0.3,
         normalise: bool = False,
         coldest: float = 1 / 16,
         likelihood: Kind = "auto",
@@ -279,7 +279,7 @@ def _recipe(domain: Domain) -> dict[str, Any]:
     """Training settings that served."""
     if isinstance(domain, Vectors):
         return {"batch_size": 128, "learning_rate": 3e-3, "ema": 0.05}
-    return {"batch_size": 128, "learning_rate": 2e-3, "weight_decay": 0.01}
+    return {"batch_size": 64, "learning_rate": 2e-3, "weight_decay": 0.01}
 
 
 def _check_arguments(
