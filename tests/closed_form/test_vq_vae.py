@@ -1,14 +1,19 @@
 """VQ-VAE: its bound against the sum over all codes, its codes as observations of a domain, its use of the codebook."""
 
 import math
+from collections import Counter
 
 import pytest
 import torch
 
+from pofx import data as sources
+from pofx.catalogue import find
 from pofx.conditions import Classes
 from pofx.data.dataset import Rows
 from pofx.domains import Images, Tokens, Vectors
 from pofx.errors import Unusable
+from pofx.evaluate.codes import code_scores
+from pofx.evaluate.pace import Clock
 from pofx.models.autoencoders.vq_vae import VQVAE
 from pofx.randomness import seeded_init, stream
 from pofx.samplers.latents import interpolate, reconstruct
@@ -126,6 +131,26 @@ def test_meters_count_the_codes():
     assert float(meters["codes_used"]) == 0.5
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert float(meters["perplexity"]) == pytest.approx(math.exp(entropy))
+
+
+@pytest.mark.parametrize("arguments", [{"depth": 2}, {"quantiser": "scalar"}])
+def test_evaluation_shows_the_use_of_each_codebook(arguments):
+    """Counted over the test split, whatever the batches."""
+    data = sources.load("digits", limit=300)
+    model = build(data.domain, **arguments)
+    x, _ = data.test.rows()
+    model.adapt(x, generator=stream(0, "adapt"))
+    given = {"split": "test", "seed": 0, "device": "cpu", "watch": lambda line: None}
+    used, perplexity = code_scores(model, data, clock=Clock.of(60), **given)
+    depth, k = model.quantiser.depth, model.quantiser.vocabulary
+    counts = [Counter(z) for z in model.encode(x).view(-1, depth).T.tolist()]
+    n = len(x) * model.length // depth
+    share = [sum(count > n / (10 * k) for count in book.values()) / k for book in counts]
+    entropy = [-sum(count / n * math.log(count / n) for count in book.values()) for book in counts]
+    assert used.value == pytest.approx(sum(share) / depth)
+    assert perplexity.value == pytest.approx(sum(map(math.exp, entropy)) / depth)
+    assert used.n == len(x)
+    assert code_scores(find("vae").build(data.domain), data, clock=Clock.of(60), **given) == []
 
 
 def test_training_brings_a_dead_codebook_to_life():

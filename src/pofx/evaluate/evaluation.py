@@ -8,6 +8,7 @@ import torch
 from pofx.conditions import Classes
 from pofx.data.dataset import Data
 from pofx.errors import Unusable
+from pofx.evaluate.codes import code_scores
 from pofx.evaluate.cost import cost_scores
 from pofx.evaluate.drawing import MOST, Drawn, draw
 from pofx.evaluate.likelihood import likelihood_scores
@@ -67,6 +68,7 @@ def evaluate(
             scores += quality_scores(drawn.x, data, clock=clock.share(0.6), **shared)
             scores += accuracy_score(drawn, data, clock=clock, patience=0.15 * total, **shared)
             scores.append(drawn.speed_score(split))
+        scores += code_scores(model, data, clock=clock.share(0.3), device=device, **shared) if world.leads else []
     return scores + cost_scores(model, split=split, device=device)
 
 

@@ -226,13 +226,18 @@ class VQVAE(VectorLatent):
         return self.quantiser.vectors(self.encode(x)).flatten(1)
 
     @torch.no_grad()
+    def code_shares(self, x: Tensor, condition: Tensor | None = None) -> Float[Tensor, "D K"]:
+        """Of each depth's codebook, the share of places that each code has in x."""
+        z, k = self.encode(x, condition).unflatten(1, (-1, self.quantiser.depth)), self.quantiser.vocabulary
+        counts = torch.stack([torch.bincount(code.flatten(), minlength=k) for code in z.unbind(-1)])
+        return counts / z[..., 0].numel()
+
+    @torch.no_grad()
     def meters(self, x: Tensor, condition: Tensor | None = None) -> dict[str, Tensor]:
         """How the codebook is used: its perplexity, exp of the entropy of the codes, and the share in use."""
-        z, k = self.encode(x, condition).unflatten(1, (-1, self.quantiser.depth)), self.quantiser.vocabulary
-        usage = torch.stack([torch.bincount(code.flatten(), minlength=k) for code in z.unbind(-1)]) / z[..., 0].numel()
-        entropy = -torch.xlogy(usage, usage).sum(1)
-        used = (usage > 0).sum(1) / min(k, z[..., 0].numel())
-        return {"codes_used": used.mean(), "perplexity": entropy.exp().mean()}
+        shares, places = self.code_shares(x, condition), len(x) * self.length // self.quantiser.depth
+        used = (shares > 0).sum(1) / min(self.quantiser.vocabulary, places)
+        return {"codes_used": used.mean(), "perplexity": (-torch.xlogy(shares, shares).sum(1)).exp().mean()}
 
 
 def _quantiser(

@@ -1,0 +1,41 @@
+"""How the codebooks of a model whose latent is symbols are used."""
+
+from typing import Any
+
+import torch
+
+from pofx.data.dataset import Data
+from pofx.evaluate.likelihood import MOST, shuffled
+from pofx.evaluate.pace import Clock, Watch, paced
+from pofx.evaluate.score import Score
+
+USED = 0.1  # of an even share: what a code needs to count as used
+
+
+def code_scores(
+    model: Any, data: Data, *, split: str, seed: int, clock: Clock, device: str | torch.device, watch: Watch
+) -> list[Score]:
+    """The share of codes that are used, and their perplexity exp(entropy), over held-out rows; means over codebooks.
+
+    A code is used if more than 1 / (10 K) of the symbols are it: of 512 codes, more than 1/5120. Empty where the model
+    has no ``code_shares(x, condition)``, the (codebooks, K) shares of the codes of some rows.
+    """
+    if not hasattr(model, "code_shares"):
+        return []
+    x, c = shuffled(data, split, seed)
+    given = getattr(model, "condition", None) is not None and c is not None
+    watch(f"use of the codes: at most {min(len(x), MOST)} of {split}")
+    sums, n = torch.zeros(()), 0
+    for rows in paced(min(len(x), MOST), clock, largest=256):
+        told = c[rows].to(device) if given and c is not None else None
+        size = rows.stop - rows.start
+        sums, n = sums + size * model.code_shares(x[rows].to(device), told).cpu().double(), n + size
+    shares = sums / n
+    books, k = shares.shape
+    used = (shares > USED / k).double().mean().item()
+    perplexity = (-torch.xlogy(shares, shares).sum(1)).exp().mean().item()
+    of = f"of {k} codes" + (f", a mean over {books} codebooks" if books > 1 else "")
+    return [
+        Score("codes used", used, "statistic", "", n, split=split, note=f"{of}; by more than 1/{10 * k} of symbols"),
+        Score("code perplexity", perplexity, "statistic", "codes", n, split=split, note=of),
+    ]
