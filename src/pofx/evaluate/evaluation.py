@@ -8,6 +8,7 @@ import torch
 from pofx.conditions import Classes
 from pofx.data.dataset import Data
 from pofx.errors import Unusable
+from pofx.evaluate.codes import code_scores
 from pofx.evaluate.cost import cost_scores
 from pofx.evaluate.drawing import MOST, Drawn, draw
 from pofx.evaluate.latents import latent_scores
@@ -79,6 +80,7 @@ def evaluate(
             scores.append(drawn.speed_score(split))
         if world.leads:
             scores += meter_scores(model, data, split=split, seed=seed, device=device, watch=watch)
+            scores += code_scores(model, data, clock=clock.share(0.3), device=device, **shared)
     return scores + cost_scores(model, split=split, device=device)
 
 

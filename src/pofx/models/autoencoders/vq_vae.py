@@ -16,7 +16,7 @@ from pofx.models.autoencoders.grids import GridDecoder, GridEncoder, Size
 from pofx.models.autoencoders.vector_latent import SYMBOL, VectorLatent, one_of
 from pofx.nn.conv import halvings
 from pofx.nn.mlp import MLP
-from pofx.nn.quantise import Estimator, FiniteScalar, Gumbel, Quantiser, Update, VectorQuantiser
+from pofx.nn.quantise import Estimator, FiniteScalar, Gumbel, Quantiser, Update, VectorQuantiser, code_shares
 from pofx.protocols import Loss, Turn
 
 _CHUNK = 2**24  # numbers that the decoder puts out at once, of a bound of many samples
@@ -78,9 +78,9 @@ class VQVAE(VectorLatent):
         blocks: int = 2,
         update: Update = "ema",
         gradient: Estimator = "straight-through",
-        decay: float = 0.99,
+        decay: float = 0.95,
         commitment: float = 0.25,
-        revive: float = 0.1,
+        revive: float = 0.3,
         normalise: bool = False,
         coldest: float = 1 / 16,
         likelihood: Kind = "auto",
@@ -117,6 +117,11 @@ class VQVAE(VectorLatent):
         if isinstance(self.quantiser, VectorQuantiser):
             return "the vectors' distance to their codes is added to the bound"
         return "" if self.beta == 1 else "the rate has a weight of its own"
+
+    @property
+    def codebooks(self) -> int:
+        """D: the symbols of z are of one codebook after the other, in turn."""
+        return self.quantiser.depth
 
     @property
     def latent_domain(self) -> Tokens:
@@ -228,11 +233,10 @@ class VQVAE(VectorLatent):
     @torch.no_grad()
     def meters(self, x: Tensor, condition: Tensor | None = None) -> dict[str, Tensor]:
         """How the codebook is used: its perplexity, exp of the entropy of the codes, and the share in use."""
-        z, k = self.encode(x, condition).unflatten(1, (-1, self.quantiser.depth)), self.quantiser.vocabulary
-        usage = torch.stack([torch.bincount(code.flatten(), minlength=k) for code in z.unbind(-1)]) / z[..., 0].numel()
-        entropy = -torch.xlogy(usage, usage).sum(1)
-        used = (usage > 0).sum(1) / min(k, z[..., 0].numel())
-        return {"codes_used": used.mean(), "perplexity": entropy.exp().mean()}
+        k, places = self.quantiser.vocabulary, len(x) * self.length // self.codebooks
+        shares = code_shares(self.encode(x, condition), k, self.codebooks)
+        used = (shares > 0).sum(1) / min(k, places)
+        return {"codes_used": used.mean(), "perplexity": (-torch.xlogy(shares, shares).sum(1)).exp().mean()}
 
 
 def _quantiser(
@@ -279,7 +283,7 @@ def _recipe(domain: Domain) -> dict[str, Any]:
     """Training settings that served."""
     if isinstance(domain, Vectors):
         return {"batch_size": 128, "learning_rate": 3e-3, "ema": 0.05}
-    return {"batch_size": 128, "learning_rate": 2e-3, "weight_decay": 0.01}
+    return {"batch_size": 64, "learning_rate": 2e-3, "weight_decay": 0.01}
 
 
 def _check_arguments(

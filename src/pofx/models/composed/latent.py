@@ -97,6 +97,7 @@ class Latent(nn.Module):
         self.autoencoder, self.prior = autoencoder.requires_grad_(False).eval(), prior
         self.domain: Domain = autoencoder.domain
         self.condition = prior.condition
+        self.codebooks: int = getattr(autoencoder, "codebooks", 1)
         self.encoder_can, self.prior_can = capabilities(autoencoder), capabilities(prior)
         self.recipe = getattr(prior, "recipe", {})
         self.surrogate = getattr(prior, "surrogate", "") or "the prior's loss on codes: all of the bound that learns"
