@@ -15,6 +15,7 @@ _HOMES = {
     "RNN": "autoregressive.rnn",
     "PixelCNN": "autoregressive.pixelcnn",
     "VAE": "autoencoders.vae",
+    "LadderVAE": "autoencoders.ladder_vae",
     "WGAN": "adversarial.wgan",
     "FlowMatching": "diffusion.flow_matching",
     "Marginals": "baselines.marginals",

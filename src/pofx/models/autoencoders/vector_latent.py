@@ -1,5 +1,7 @@
 """What autoencoders whose code is one vector share: two networks, a condition, a likelihood chosen by the domain."""
 
+import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -44,6 +46,8 @@ class VectorLatent(nn.Module):
         spread: of a normal or a single logistic: "each" value's own, by the decoder; "shared": one learnt number for
             all (a calibrated decoder: Rybkin et al. 2021, arXiv:2006.13202); "unit": 1, in the units of the networks.
         drop: share of the conditions hidden in training, so that x can be encoded without its condition.
+        networks: in place of the MLPs or convolutions: from this model and the numbers written for each value of x to
+            the encoder and the decoder.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class VectorLatent(nn.Module):
         mixtures: int | None,
         spread: Literal["each", "shared", "unit"],
         drop: float,
+        networks: Callable[[Any, int], tuple[nn.Module, nn.Module]] | None = None,
     ) -> None:
         super().__init__()
         _check_arguments(domain, latent_dim, hidden, network, width, activation, mixtures, spread, drop)
@@ -69,12 +74,16 @@ class VectorLatent(nn.Module):
         self.p = _head(domain, likelihood, mixtures, self.standardise)
         if spread != "each" and not self.p.has_spread:
             raise Unusable(f"a {self.p.kind} likelihood has no spread to be {spread!r}; leave spread at 'each'")
-        self.conv = network == "conv" or (network == "auto" and _suits_conv(domain))
+        self.conv = network == "conv" or (network == "auto" and suits_conv(domain))
         self.latent_dim = latent_dim or (32 if self.conv else min(16, max(2, domain.dims)))
         self.context = 0 if condition is None else CONTEXT
         self.embedding = ConditionEmbedding(condition, CONTEXT) if condition is not None else None
         written = self.p.outputs - (spread != "each")  # by the decoder, for each value of x
-        self.encoder, self.decoder = _networks(self, outputs * self.latent_dim, written, hidden, width, activation)
+        self.encoder, self.decoder = (
+            _networks(self, outputs * self.latent_dim, written, hidden, width, activation)
+            if networks is None
+            else networks(self, written)
+        )
         self.symbols = nn.Embedding(domain.vocabulary, SYMBOL) if isinstance(domain, Tokens) else None
         # A bias for every output, also of a convolution: it starts at the marginals of the training split.
         self.bias = nn.Parameter(torch.zeros(written * domain.dims))
@@ -111,10 +120,14 @@ class VectorLatent(nn.Module):
             out = self.decoder(z.flatten(0, -2), flat).flatten(1)
         else:
             out = self.decoder(z, context)
-        told = (out + self.bias).view(*z.shape[:-1], -1, *self.domain.shape)
+        return self.written(out)
+
+    def written(self, out: Float[Tensor, "*B O"]) -> Independent:
+        """p(x|z) of what the decoder wrote."""
+        told = (out + self.bias).view(*out.shape[:-1], -1, *self.domain.shape)
         if self.spread is None:
             return self.p(told)
-        return self.p(torch.cat([told, self.spread.expand_as(told)], dim=z.ndim - 1))
+        return self.p(torch.cat([told, self.spread.expand_as(told)], dim=out.ndim - 1))
 
     def inside(self, x: Tensor) -> Tensor:
         """What the encoder reads: pictures in [-1, 1], vectors standardised, symbols embedded."""
@@ -173,7 +186,8 @@ def _head(domain: Domain, kind: Kind, mixtures: int | None, standardise: Standar
     return likelihood(domain, kind, mixtures=mixtures or (3 if many else 1), standardise=standardise)
 
 
-def _suits_conv(domain: Domain) -> bool:
+def suits_conv(domain: Domain) -> bool:
+    """Whether convolutions are worth their time: pictures above 16x16."""
     return isinstance(domain, Images) and min(domain.height, domain.width) > 16
 
 
@@ -215,3 +229,9 @@ def one_of(name: str, value: str, known: Any) -> None:
     """Refuses an argument that is none of the known words."""
     if value not in known:
         raise Unusable(f"{name} must be {' or '.join(', '.join(known).rsplit(', ', 1))}, got {value!r}")
+
+
+def mean_weight(log_w: Callable[[int], Float[Tensor, "n B"]], samples: int, *, at_once: int) -> Float[Tensor, "B"]:
+    """log (1/K) sum_k w_k, K = ``samples``: ``log_w(n)`` draws n weights, at most ``at_once`` for memory's sake."""
+    parts = [log_w(min(at_once, samples - start)).logsumexp(0) for start in range(0, samples, at_once)]
+    return torch.stack(parts).logsumexp(0) - math.log(samples)
