@@ -196,7 +196,7 @@ def vector_ladder(
     """Both ways between a vector of ``inputs`` and one of ``written`` numbers, of MLPs."""
 
     def net(a: int, b: int) -> MLP:
-        return MLP(a, hidden, b, context=context, activation=activation)
+        return MLP(a, hidden, b, context=context, activation=activation, norm=True)
 
     width, still = rungs[-1].width, [Chain() for _ in rungs]
     return _assembled(rungs, nn.Linear(inputs, width), net(width, written), net, nn.Linear, blocks, still, still)
