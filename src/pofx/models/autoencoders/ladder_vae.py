@@ -38,8 +38,8 @@ class LadderVAE(VectorLatent):
     Maximises $E_q[\log p(x|z)] - \sum_l E_q[KL(q(z_l|z_{>l}, x) \| p(z_l|z_{>l}))] \le \log p(x)$, each KL in closed
     form along the way down, in nats per observation. z_1 is nearest to x, p(z_L) = N(0, I); as a vector, z has the top
     level first. Given p(z_l|z_>l) = N(mu, sigma^2), q(z_l|z_>l, x) = N(mu + a, (sigma b)^2), with a and b read from x
-    and from z_>l. (The product of p with a normal read from x, the ladder of 2016, learnt far more slowly: after 600
-    steps on digits its bound was -101.9 nats, and this one's -85.9.)
+    and from z_>l. (With the product of p and a normal read from x, the ladder of 2016, learning was far slower: 16 nats
+    behind after 600 steps on digits.)
 
     Source: Sonderby et al. 2016, arXiv:1602.02282, eq. (1)-(2) and section 2.2 (top-down inference); Vahdat and Kautz
     2020, arXiv:2007.03898, section 3.2 (q relative to p); free bits: Kingma et al. 2016, arXiv:1606.04934,
