@@ -41,7 +41,7 @@ class LadderVAE(VectorLatent):
     and from z_>l. (With the product of p and a normal read from x, the ladder of 2016, learning was far slower: 16 nats
     behind after 600 steps on digits.)
 
-    Source: Sonderby et al. 2016, arXiv:1602.02282, eq. (1)-(2) and section 2.2 (top-down inference); Vahdat and Kautz
+    Source: Sonderby et al. 2016, arXiv:1602.02282, section 2 (top-down inference); Vahdat and Kautz
     2020, arXiv:2007.03898, section 3.2 (q relative to p); free bits: Kingma et al. 2016, arXiv:1606.04934,
     appendix C.8.
 
