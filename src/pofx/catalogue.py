@@ -281,6 +281,15 @@ _TABLE: tuple[Entry, ...] = (
         tiny={kind: {"dictionary": 6, "k": 2} for kind in ("vectors", "images")},
     ),
     Entry(
+        "ladder-vae",
+        "pofx.models.autoencoders.ladder_vae:LadderVAE",
+        family="autoencoders",
+        paper="Sonderby et al. 2016, arXiv:1602.02282; Kingma et al. 2016, arXiv:1606.04934",
+        summary="latents at 2 to 6 levels, inferred from the top down, bound of the likelihood",
+        domains=("images", "vectors", "tokens"),
+        tiny={kind: {"levels": 2, "sizes": (1, 1), **_TINY_NET} for kind in ("images", "vectors", "tokens")},
+    ),
+    Entry(
         "wgan-gp",
         "pofx.models.adversarial.wgan:WGAN",
         family="adversarial",

@@ -185,6 +185,12 @@ class DiagonalNormal:
         """
         return 0.5 * (self.mu.square() + self.log_var.exp() - self.log_var - 1)
 
+    def kl_to(self, other: "DiagonalNormal") -> Float[Tensor, "*B K"]:
+        """KL(self || other) of each dimension, nats; they add up."""
+        apart = (self.mu - other.mu).square() * (-other.log_var).exp()
+        wider = self.log_var - other.log_var
+        return 0.5 * (apart + wider.exp() - wider - 1)
+
 
 def standard_normal_log_prob(z: Float[Tensor, "*B K"]) -> Float[Tensor, "*B"]:
     """log N(z; 0, I) of each vector, nats."""

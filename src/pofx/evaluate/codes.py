@@ -41,8 +41,6 @@ def code_scores(
     perplexity = torch.special.entr(shares).sum(1).exp().mean().item()
     of = f"of {k} codes" + (f", a mean over {books} codebooks" if books > 1 else "")
     return [
-        Score(
-            "codes used", used, "statistic", "", n, split=split, note=f"{of}; by over 1/{10 * k} of the symbols"
-        ),
+        Score("codes used", used, "statistic", "", n, split=split, note=f"{of}; by over 1/{10 * k} of the symbols"),
         Score("code perplexity", perplexity, "statistic", "codes", n, split=split, note=of),
     ]

@@ -21,6 +21,7 @@ _HOMES = {
     "MaskedAutoencoder": "autoencoders.masked_autoencoder",
     "VQVAE": "autoencoders.vq_vae",
     "SparseAutoencoder": "autoencoders.sparse_autoencoder",
+    "LadderVAE": "autoencoders.ladder_vae",
     "WGAN": "adversarial.wgan",
     "FlowMatching": "diffusion.flow_matching",
     "Latent": "composed.latent",

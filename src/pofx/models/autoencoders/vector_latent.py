@@ -1,5 +1,6 @@
 """What autoencoders whose code is one vector share: two networks, a condition, a likelihood chosen by the domain."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -65,7 +66,7 @@ class VectorLatent(nn.Module):
         mixtures: int | None,
         spread: Literal["each", "shared", "unit"],
         drop: float,
-        networks: Callable[["VectorLatent", int, int], tuple[nn.Module, nn.Module]] | None = None,
+        networks: Callable[[Any, int, int], tuple[nn.Module, nn.Module]] | None = None,
     ) -> None:
         super().__init__()
         _check_arguments(domain, latent_dim, hidden, network, width, activation, mixtures, spread, drop)
@@ -74,7 +75,7 @@ class VectorLatent(nn.Module):
         self.p = _head(domain, likelihood, mixtures, self.standardise)
         if spread != "each" and not self.p.has_spread:
             raise Unusable(f"a {self.p.kind} likelihood has no spread to be {spread!r}; leave spread at 'each'")
-        self.conv = network == "conv" or (network == "auto" and _suits_conv(domain))
+        self.conv = network == "conv" or (network == "auto" and suits_conv(domain))
         self.latent_dim = latent_dim or (32 if self.conv else min(16, max(2, domain.dims)))
         self.context = 0 if condition is None else CONTEXT
         self.embedding = ConditionEmbedding(condition, CONTEXT) if condition is not None else None
@@ -111,20 +112,30 @@ class VectorLatent(nn.Module):
 
     def decode(self, z: Float[Tensor, "*B K"], condition: Tensor | None = None) -> Independent:
         """p(x|z), with ``log_prob``, ``sample``, ``mode``; a condition has one row for all or one for each in B."""
-        told = self.told(z, condition)
-        if self.spread is None:
-            return self.p(told)
-        return self.p(torch.cat([told, self.spread.expand_as(told)], dim=z.ndim - 1))
+        return self._law(self.told(z, condition))
 
     def told(self, z: Float[Tensor, "*B K"], condition: Tensor | None = None) -> Tensor:
         """(*B, P, *shape): the parameters of p(x|z), a spread common to all values aside."""
         context = self.context_of(condition, z.shape[-2])
         if isinstance(self.decoder, ConvDecoder):
             flat = None if context is None else context.expand(*z.shape[:-1], -1).flatten(0, -2)
-            out = self.decoder(z.flatten(0, -2), flat).flatten(1)
+            out = self.decoder(z.flatten(0, -2), flat).view(*z.shape[:-1], -1)
         else:
             out = self.decoder(z, context)
-        return (out + self.bias).view(*z.shape[:-1], -1, *self.domain.shape)
+        return self._shaped(out)
+
+    def written(self, out: Float[Tensor, "*B O"]) -> Independent:
+        """p(x|z) of what the decoder wrote."""
+        return self._law(self._shaped(out))
+
+    def _shaped(self, out: Float[Tensor, "*B O"]) -> Tensor:
+        return (out + self.bias).view(*out.shape[:-1], -1, *self.domain.shape)
+
+    def _law(self, told: Tensor) -> Independent:
+        if self.spread is None:
+            return self.p(told)
+        axis = told.ndim - 1 - len(self.domain.shape)
+        return self.p(torch.cat([told, self.spread.expand_as(told)], dim=axis))
 
     def inside(self, x: Tensor) -> Tensor:
         """What the encoder reads: pictures in [-1, 1], vectors standardised, symbols embedded."""
@@ -183,7 +194,8 @@ def _head(domain: Domain, kind: Kind, mixtures: int | None, standardise: Standar
     return likelihood(domain, kind, mixtures=mixtures or (3 if many else 1), standardise=standardise)
 
 
-def _suits_conv(domain: Domain) -> bool:
+def suits_conv(domain: Domain) -> bool:
+    """Whether convolutions are worth their time: pictures above 16x16."""
     return isinstance(domain, Images) and min(domain.height, domain.width) > 16
 
 
@@ -225,3 +237,9 @@ def one_of(name: str, value: str, known: Any) -> None:
     """Refuses an argument that is none of the known words."""
     if value not in known:
         raise Unusable(f"{name} must be {' or '.join(', '.join(known).rsplit(', ', 1))}, got {value!r}")
+
+
+def mean_weight(log_w: Callable[[int], Float[Tensor, "n B"]], samples: int, *, at_once: int) -> Float[Tensor, "B"]:
+    """log (1/K) sum_k w_k, K = ``samples``: ``log_w(n)`` draws n weights, at most ``at_once`` for memory's sake."""
+    parts = [log_w(min(at_once, samples - start)).logsumexp(0) for start in range(0, samples, at_once)]
+    return torch.stack(parts).logsumexp(0) - math.log(samples)
