@@ -25,6 +25,7 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 
 CONTEXT = 64  # numbers that a condition is embedded in
 SYMBOL = 16  # numbers that a symbol of a text is embedded in
+_SOME = 8192  # rows whose mean is taken
 
 
 class VectorLatent(nn.Module):
@@ -51,6 +52,8 @@ class VectorLatent(nn.Module):
             out, and those that the decoder does for each value of x.
     """
 
+    background: Tensor | None
+
     def __init__(
         self,
         domain: Domain,
@@ -76,6 +79,8 @@ class VectorLatent(nn.Module):
         if spread != "each" and not self.p.has_spread:
             raise Unusable(f"a {self.p.kind} likelihood has no spread to be {spread!r}; leave spread at 'each'")
         self.conv = network == "conv" or (network == "auto" and suits_conv(domain))
+        flat = isinstance(domain, Images) and not self.conv
+        self.register_buffer("background", torch.zeros(domain.shape) if flat else None)
         self.latent_dim = latent_dim or (32 if self.conv else min(16, max(2, domain.dims)))
         self.context = 0 if condition is None else CONTEXT
         self.embedding = ConditionEmbedding(condition, CONTEXT) if condition is not None else None
@@ -95,9 +100,15 @@ class VectorLatent(nn.Module):
 
     @torch.no_grad()
     def adapt(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator) -> None:
-        """Takes the units of vectors, and where the decoder's outputs start, from the training split."""
+        """Takes the units of vectors, the mean picture, and where the decoder's outputs start, from the training split.
+
+        Pictures are mostly background: without their mean, an MLP's first layer reads one large number that all share,
+        and learns slowly beside it (on binary MNIST a nat in 35 epochs).
+        """
         if self.standardise is not None:
             self.standardise.adapt(x)
+        if self.background is not None:
+            self.background.copy_(self.measured(x[:_SOME]).mean(0))
         start = self.p.initial(x)
         if self.spread is None:
             self.bias.copy_(start.flatten())
@@ -119,7 +130,7 @@ class VectorLatent(nn.Module):
         context = self.context_of(condition, z.shape[-2])
         if isinstance(self.decoder, ConvDecoder):
             flat = None if context is None else context.expand(*z.shape[:-1], -1).flatten(0, -2)
-            out = self.decoder(z.flatten(0, -2), flat).view(*z.shape[:-1], -1)
+            out = self.decoder(z.flatten(0, -2), flat).flatten(1).view(*z.shape[:-1], -1)
         else:
             out = self.decoder(z, context)
         return self._shaped(out)
@@ -129,7 +140,7 @@ class VectorLatent(nn.Module):
         return self._law(self._shaped(out))
 
     def _shaped(self, out: Float[Tensor, "*B O"]) -> Tensor:
-        return (out + self.bias).view(*out.shape[:-1], -1, *self.domain.shape)
+        return (out + self.bias).unflatten(-1, (-1, *self.domain.shape))
 
     def _law(self, told: Tensor) -> Independent:
         if self.spread is None:
@@ -138,13 +149,18 @@ class VectorLatent(nn.Module):
         return self.p(torch.cat([told, self.spread.expand_as(told)], dim=axis))
 
     def inside(self, x: Tensor) -> Tensor:
-        """What the encoder reads: pictures in [-1, 1], vectors standardised, symbols embedded."""
+        """What the encoder reads."""
+        return self.read(self.measured(x)) if self.symbols is None else self.symbols(x).flatten(1)
+
+    def measured(self, x: Tensor) -> Tensor:
+        """x in the units of the networks, in its own shape: pictures in [-1, 1], vectors standardised."""
         if isinstance(self.domain, Images):
-            y = self.domain.centre(x).to(self.bias.dtype)
-            return y if self.conv else y.flatten(1)
-        if self.symbols is not None:
-            return self.symbols(x).flatten(1)
+            return self.domain.centre(x).to(self.bias.dtype)
         return x if self.standardise is None else self.standardise(x)
+
+    def read(self, y: Tensor) -> Tensor:
+        """What the encoder reads of x in those units: for an MLP less the mean picture, and flat."""
+        return y if self.background is None else (y - self.background).flatten(1)
 
     def context_of(self, condition: Tensor | None, n: int) -> Tensor | None:
         """n embedded rows of the condition, the null's where none is given; None for a model without one."""
