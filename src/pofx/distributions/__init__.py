@@ -3,7 +3,13 @@
 from pofx.distributions.discrete import Bernoulli, Categorical
 from pofx.distributions.likelihood import Independent, Kind, Likelihood, likelihood
 from pofx.distributions.logistic import DiscretisedLogistic, DiscretisedLogisticMixture
-from pofx.distributions.normal import DiagonalNormal, DiscretisedNormal, Normal, standard_normal_log_prob
+from pofx.distributions.normal import (
+    DiagonalNormal,
+    DiscretisedNormal,
+    FullNormal,
+    Normal,
+    standard_normal_log_prob,
+)
 
 __all__ = [
     "Bernoulli",
@@ -12,6 +18,7 @@ __all__ = [
     "DiscretisedLogistic",
     "DiscretisedLogisticMixture",
     "DiscretisedNormal",
+    "FullNormal",
     "Independent",
     "Kind",
     "Likelihood",

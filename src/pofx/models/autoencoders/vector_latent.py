@@ -1,5 +1,6 @@
 """What autoencoders whose code is one vector share: two networks, a condition, a likelihood chosen by the domain."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -32,7 +33,7 @@ class VectorLatent(nn.Module):
 
     Args:
         latent_dim: K; None: 32 with convolutions, else as many as x has, from 2 up to 16.
-        outputs: what the encoder puts out for each of the K.
+        outputs: numbers that the encoder puts out for each of the K; or a function of K: how many in all.
         hidden: sizes of the MLPs' hidden layers, the decoder's reversed; () for linear maps; None: 256, 256; for
             vectors 128, 128, 128.
         network: "mlp", "conv" (pictures only), or "auto": convolutions for pictures above 16x16.
@@ -52,7 +53,7 @@ class VectorLatent(nn.Module):
         *,
         condition: Condition | None,
         latent_dim: int | None,
-        outputs: int = 1,
+        outputs: int | Callable[[int], int] = 1,
         hidden: tuple[int, ...] | None,
         network: Literal["auto", "mlp", "conv"],
         width: int,
@@ -74,7 +75,8 @@ class VectorLatent(nn.Module):
         self.context = 0 if condition is None else CONTEXT
         self.embedding = ConditionEmbedding(condition, CONTEXT) if condition is not None else None
         written = self.p.outputs - (spread != "each")  # by the decoder, for each value of x
-        self.encoder, self.decoder = _networks(self, outputs * self.latent_dim, written, hidden, width, activation)
+        encoded = outputs(self.latent_dim) if callable(outputs) else outputs * self.latent_dim
+        self.encoder, self.decoder = _networks(self, encoded, written, hidden, width, activation)
         self.symbols = nn.Embedding(domain.vocabulary, SYMBOL) if isinstance(domain, Tokens) else None
         # A bias for every output, also of a convolution: it starts at the marginals of the training split.
         self.bias = nn.Parameter(torch.zeros(written * domain.dims))
@@ -125,6 +127,13 @@ class VectorLatent(nn.Module):
             return self.symbols(x).flatten(1)
         return x if self.standardise is None else self.standardise(x)
 
+    @property
+    def inside_shape(self) -> tuple[int, ...]:
+        """Of one observation as the encoder reads it."""
+        if self.conv:
+            return self.domain.shape
+        return (self.domain.dims * (SYMBOL if isinstance(self.domain, Tokens) else 1),)
+
     def context_of(self, condition: Tensor | None, n: int) -> Tensor | None:
         """n embedded rows of the condition, the null's where none is given; None for a model without one."""
         if self.embedding is None or self.condition is None:
@@ -159,7 +168,7 @@ def _networks(
         )
     default = (128, 128, 128) if isinstance(domain, Vectors) else (256, 256)
     sizes = default if hidden is None else hidden
-    inputs = domain.dims * (SYMBOL if isinstance(domain, Tokens) else 1)
+    inputs = model.inside_shape[0]
     kind = ACTIVATIONS[activation]
     encoder = MLP(inputs, sizes, encoded, context=context, activation=kind)
     decoder = MLP(latent_dim, sizes[::-1], written * domain.dims, context=context, activation=kind)
