@@ -113,7 +113,8 @@ class VectorLatent(nn.Module):
             out = self.decoder(z.flatten(0, -2), flat).flatten(1)
         else:
             out = self.decoder(z, context)
-        told = (out + self.bias).view(*z.shape[:-1], -1, *self.domain.shape)
+        out = out + self.bias if torch.is_grad_enabled() else out.add_(self.bias)
+        told = out.view(*z.shape[:-1], -1, *self.domain.shape)
         if self.spread is None:
             return self.p(told)
         return self.p(torch.cat([told, self.spread.expand_as(told)], dim=z.ndim - 1))

@@ -42,7 +42,7 @@ class Weighing(nn.Module):
     def told(self) -> str:
         """What is not as in a bound, with its values; "" where all is."""
         usual = {"beta": 1, "free_bits": 0, "warm_up": 0, "capacity": None}
-        return " and ".join(f"{k} {getattr(self, k):g}" for k, value in usual.items() if getattr(self, k) != value)
+        return " and ".join(f"{k} {getattr(self, k)}" for k, value in usual.items() if getattr(self, k) != value)
 
     def forward(self, rate: Float[Tensor, ""], each: Float[Tensor, "B G"], dims: int) -> Float[Tensor, ""]:
         """What is minimised, nats.
