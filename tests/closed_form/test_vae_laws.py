@@ -278,7 +278,7 @@ def test_a_linear_decoder_with_one_spread_learns_probabilistic_pca():
     exact = PCA(n_components=2).fit(y.numpy()).score(y.numpy()) - float(model.standardise.scale.log().sum())
     optimiser = torch.optim.Adam(model.parameters())
     for step in range(400):
-        optimiser.param_groups[0]["lr"] = 0.05 * (1 - step / 400)
+        optimiser.param_groups[0]["lr"] = 0.1 * (1 - step / 400)
         optimiser.zero_grad()
         model.loss(x, generator=stream(step, "pca")).total.backward()
         optimiser.step()
