@@ -78,6 +78,9 @@ def test_what_only_counts_is_the_same_twice(name, kind, tmp_path, text):
     ("name", "given"),
     [
         ("vae", {"accumulate": 2}),
+        ("vae", {"warm_up": 0.6, "prior": "vamp", "components": 5, "ema": 0.5}),
+        ("vae", {"capacity": 2.0, "posterior": "iaf", "accumulate": 2}),
+        ("vae", {"objective": "dreg", "importance": 3, "posterior": "full", "prior": "mixture", "components": 4}),
         ("wgan-gp", {"accumulate": 2, "optimiser": "muon"}),
         ("flow-matching", {"keep_every": 2, "schedule": "trapezoid", "clip": 0.0}),
         ("gpt", {"condition": "none", "keep_every": 3, "weight_decay": 0.1}),

@@ -7,6 +7,7 @@ from pofx.distributions.logistic import DiscretisedLogistic, DiscretisedLogistic
 from pofx.distributions.normal import (
     DiagonalNormal,
     DiscretisedNormal,
+    FullNormal,
     Normal,
     TruncatedNormal,
     standard_normal_log_prob,
@@ -19,6 +20,7 @@ __all__ = [
     "DiscretisedLogistic",
     "DiscretisedLogisticMixture",
     "DiscretisedNormal",
+    "FullNormal",
     "Independent",
     "Kind",
     "Likelihood",

@@ -29,6 +29,8 @@ class Independent:
 
     def log_prob(self, x: Tensor) -> Float[Tensor, "*B"]:
         """log p(x), nats per observation: summed over the observation's dimensions."""
+        if isinstance(self.base, Bernoulli) and not torch.is_grad_enabled() and self.base.logits.itemsize >= 4:
+            return self.base.summed_log_prob(x, len(self.domain.shape))
         log_p = self.base.log_prob(x)
         if self._end is not None:
             ends = (x == self._end).long()

@@ -36,7 +36,7 @@ class VectorLatent(nn.Module):
 
     Args:
         latent_dim: K; None: 32 with convolutions, else as many as x has, from 2 up to 16.
-        outputs: what the encoder puts out for each of the K.
+        outputs: numbers that the encoder puts out for each of the K; or a function of K: how many in all.
         hidden: sizes of the MLPs' hidden layers, the decoder's reversed; () for linear maps; None: 256, 256; for
             vectors 128, 128, 128.
         network: "mlp", "conv" (pictures only), or "auto": convolutions for pictures above 16x16.
@@ -60,7 +60,7 @@ class VectorLatent(nn.Module):
         *,
         condition: Condition | None,
         latent_dim: int | None,
-        outputs: int = 1,
+        outputs: int | Callable[[int], int] = 1,
         hidden: tuple[int, ...] | None,
         network: Literal["auto", "mlp", "conv"],
         width: int,
@@ -86,7 +86,8 @@ class VectorLatent(nn.Module):
         self.embedding = ConditionEmbedding(condition, CONTEXT) if condition is not None else None
         written = self.p.outputs - (spread != "each")  # by the decoder, for each value of x
         made = networks or partial(_networks, hidden=hidden, width=width, activation=activation)
-        self.encoder, self.decoder = made(self, outputs * self.latent_dim, written)
+        encoded = outputs(self.latent_dim) if callable(outputs) else outputs * self.latent_dim
+        self.encoder, self.decoder = made(self, encoded, written)
         self.symbols = nn.Embedding(domain.vocabulary, SYMBOL) if isinstance(domain, Tokens) else None
         # A bias for every output, also of a convolution: it starts at the marginals of the training split.
         self.bias = nn.Parameter(torch.zeros(written * domain.dims))
@@ -133,14 +134,12 @@ class VectorLatent(nn.Module):
             out = self.decoder(z.flatten(0, -2), flat).flatten(1).view(*z.shape[:-1], -1)
         else:
             out = self.decoder(z, context)
-        return self._shaped(out)
+        out = out + self.bias if torch.is_grad_enabled() else out.add_(self.bias)
+        return out.unflatten(-1, (-1, *self.domain.shape))
 
     def written(self, out: Float[Tensor, "*B O"]) -> Independent:
         """p(x|z) of what the decoder wrote."""
-        return self._law(self._shaped(out))
-
-    def _shaped(self, out: Float[Tensor, "*B O"]) -> Tensor:
-        return (out + self.bias).unflatten(-1, (-1, *self.domain.shape))
+        return self._law((out + self.bias).unflatten(-1, (-1, *self.domain.shape)))
 
     def _law(self, told: Tensor) -> Independent:
         if self.spread is None:
@@ -161,6 +160,13 @@ class VectorLatent(nn.Module):
     def read(self, y: Tensor) -> Tensor:
         """What the encoder reads of x in those units: for an MLP less the mean picture, and flat."""
         return y if self.background is None else (y - self.background).flatten(1)
+
+    @property
+    def inside_shape(self) -> tuple[int, ...]:
+        """Of one observation as the encoder reads it."""
+        if self.conv:
+            return self.domain.shape
+        return (self.domain.dims * (SYMBOL if isinstance(self.domain, Tokens) else 1),)
 
     def context_of(self, condition: Tensor | None, n: int) -> Tensor | None:
         """n embedded rows of the condition, the null's where none is given; None for a model without one."""
@@ -196,7 +202,7 @@ def _networks(
         )
     default = (128, 128, 128) if isinstance(domain, Vectors) else (256, 256)
     sizes = default if hidden is None else hidden
-    inputs = domain.dims * (SYMBOL if isinstance(domain, Tokens) else 1)
+    inputs = model.inside_shape[0]
     kind = ACTIVATIONS[activation]
     encoder = MLP(inputs, sizes, encoded, context=context, activation=kind)
     decoder = MLP(latent_dim, sizes[::-1], written * domain.dims, context=context, activation=kind)
