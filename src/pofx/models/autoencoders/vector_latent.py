@@ -225,7 +225,7 @@ def _recipe(domain: Domain, conv: bool) -> dict[str, Any]:
     """Training settings that served: vectors, small pictures and texts (which overfit), larger pictures."""
     if isinstance(domain, Vectors):
         return {"batch_size": 128, "learning_rate": 5e-3, "ema": 0.05}
-    if not conv:
+    if not (conv or suits_conv(domain)):
         return {"batch_size": 128, "learning_rate": 1.5e-3, "weight_decay": 0.3}
     return {"batch_size": 128, "learning_rate": 2e-3, "weight_decay": 0.01}
 
