@@ -21,7 +21,7 @@ from pofx.protocols import Loss, Turn
 from pofx.randomness import stream
 
 # Numbers that a bound of many samples has at hand at once: what a processor's cache holds; what keeps a GPU busy.
-_CHUNK, _CHUNK_ON_GPU = 2**19, 2**24
+_CHUNK, _CHUNK_ON_GPU = 2**21, 2**24
 
 # Samples of z in a training bound that weighs them, where their number is not given.
 _SAMPLES = 16
@@ -189,7 +189,7 @@ class VAE(VectorLatent):
         parts = []
         for start in range(0, samples, chunk):
             z = q.rsample(min(chunk, samples - start), generator=generator)
-            log_w = self.decode(z, c).log_prob(x) + self.log_prior(z, c) - q.log_prob(z)
+            log_w = self.decode(z, c).log_prob(x, last=True) + self.log_prior(z, c) - q.log_prob(z)
             parts.append(log_w.logsumexp(0))
         return torch.stack(parts).logsumexp(0) - math.log(samples)
 
