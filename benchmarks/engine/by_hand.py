@@ -26,10 +26,10 @@ def logistic_vae():
     return [*encoder.parameters(), *decoder.parameters()], loss
 
 
-def bernoulli_vae():
+def bernoulli_vae(hidden=400, latent=20, activation=F.silu):
     """784-400-20 and back over pictures of two levels, differentiated by autograd."""
-    weights = _bernoulli_weights()
-    return weights, lambda x, generator: bernoulli_loss(weights, *_drawn(x, generator))
+    weights = _bernoulli_weights(hidden, latent)
+    return weights, lambda x, generator: bernoulli_loss(weights, *_drawn(x, generator, latent), activation)
 
 
 def derived_vae():
@@ -54,12 +54,12 @@ class Derived:
         return self.value
 
 
-def bernoulli_loss(weights, x, epsilon):
+def bernoulli_loss(weights, x, epsilon, activation=F.silu):
     """The negative bound, nats per observation."""
     w1, b1, w2, b2, w3, b3, w4, b4 = weights
-    mu, log_var = F.linear(F.silu(F.linear(x - 0.5, w1, b1)), w2, b2).chunk(2, 1)
+    mu, log_var = F.linear(activation(F.linear(x - 0.5, w1, b1)), w2, b2).chunk(2, 1)
     z = mu + (log_var / 2).exp() * epsilon
-    logits = F.linear(F.silu(F.linear(z, w3, b3)), w4, b4)
+    logits = F.linear(activation(F.linear(z, w3, b3)), w4, b4)
     rate = 0.5 * (mu**2 + log_var.exp() - log_var - 1).sum()
     return (F.binary_cross_entropy_with_logits(logits, x, reduction="sum") + rate) / len(x)
 
@@ -97,10 +97,10 @@ def derivation_error(x):
     return max(((d - e).abs().max() / e.abs().max()).item() for d, e in zip(derived, expected))
 
 
-def _bernoulli_weights():
-    layers = nn.Linear(784, 400), nn.Linear(400, 40), nn.Linear(20, 400), nn.Linear(400, 784)
-    return [p for layer in layers for p in layer.parameters()]
+def _bernoulli_weights(hidden=400, latent=20):
+    sizes = (784, hidden), (hidden, 2 * latent), (latent, hidden), (hidden, 784)
+    return [p for inputs, outputs in sizes for p in nn.Linear(inputs, outputs).parameters()]
 
 
-def _drawn(x, generator):
-    return x.flatten(1).float(), torch.randn(len(x), 20, generator=generator)
+def _drawn(x, generator, latent=20):
+    return x.flatten(1).float(), torch.randn(len(x), latent, generator=generator)

@@ -22,7 +22,7 @@ class Held:
         self._wait()
 
     def _tick(self) -> None:
-        """The loop calls it once before each step."""
+        """The loop calls it once for each step, before or after it."""
         if self.left == 0:
             self.stopped.release()
             self.go.acquire()

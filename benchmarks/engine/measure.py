@@ -1,16 +1,16 @@
-"""Ratios of CPU time between two loops, from short blocks that take turns, so that a busy machine slows both.
+"""Ratios of CPU time between loops, from short blocks that take turns, so that a busy machine slows all.
 
 A loop is a function ``advance(n)`` that makes n steps and reads its loss once, as a run does a few times a second.
 """
 
 import os
 import random
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import quantiles
 
 import torch
 
@@ -28,7 +28,7 @@ class Ratio:
 
     @property
     def quartiles(self) -> tuple[float, float, float]:
-        low, middle, high = quantiles(self.pairs, n=4)
+        low, middle, high = statistics.quantiles(self.pairs, n=4)
         return low, middle, high
 
     @property
@@ -42,18 +42,36 @@ class Ratio:
         return low, high
 
 
+@dataclass(frozen=True)
+class Turns:
+    """CPU seconds of blocks of equal steps, of loops that took turns."""
+
+    times: tuple[list[float], ...]
+    steps: int
+    others: float  # cores that other processes used meanwhile
+
+    def ratio(self, first: int, second: int) -> Ratio:
+        """Of the first loop's time to the second's."""
+        a, b = self.times[first], self.times[second]
+        milliseconds = (statistics.median(a) * 1000 / self.steps, statistics.median(b) * 1000 / self.steps)
+        return Ratio(tuple(x / y for x, y in zip(a, b)), milliseconds, self.others)
+
+
 def paired(first: Advance, second: Advance, *, pairs: int, seconds: float) -> Ratio:
     """first / second, from blocks of equal steps that take about ``seconds``; which goes first is drawn each time."""
-    steps = block_steps(second, seconds)
-    _timed(first, steps)
+    return taking_turns((first, second), rounds=pairs, steps=block_steps(second, seconds)).ratio(0, 1)
+
+
+def taking_turns(loops: Sequence[Advance], *, rounds: int, steps: int) -> Turns:
+    """A block of every loop in each round, in an order that is drawn."""
+    for loop in loops:  # the first steps allocate
+        _timed(loop, steps)
     order, began, clock = random.Random(0), time.perf_counter(), Busy()
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(pairs):
-        for which in order.sample((0, 1), 2):
-            times[which].append(_timed((first, second)[which], steps))
-    ratios = tuple(a / b for a, b in zip(*times))
-    a, b = (quantiles(t, n=4)[1] * 1000 / steps for t in times)
-    return Ratio(ratios, (a, b), clock.others(time.perf_counter() - began))
+    times: tuple[list[float], ...] = tuple([] for _ in loops)
+    for _ in range(rounds):
+        for which in order.sample(range(len(loops)), len(loops)):
+            times[which].append(_timed(loops[which], steps))
+    return Turns(times, steps, clock.others(time.perf_counter() - began))
 
 
 def block_steps(advance: Advance, seconds: float) -> int:

@@ -11,43 +11,53 @@ from pythae.models import VAE, VAEConfig
 from pythae.models.base.base_utils import ModelOutput
 from pythae.models.nn import BaseDecoder, BaseEncoder
 from pythae.trainers import BaseTrainer, BaseTrainerConfig
+from pythae.trainers.training_callbacks import TrainingCallback
 from torch import nn
 from workloads import Workload
 
 
-def pythae_loop(workload: Workload, *, fused: bool) -> Advance:
+def pythae_loop(workload: Workload, *, fused: bool, default: bool = False) -> Advance:
+    """Its trainer; ``default``: on the networks that it builds unless it is given some, and else on ours."""
     logging.disable(logging.INFO)  # each of its modules sets a level of its own
     ours = workload.model()
     settings = workload.settings(ours)
     sizes = workload.x[0].numel(), ours.encoder.layers[0].out_features, ours.latent_dim
+    shape = tuple(workload.x.shape[1:])
 
     def run(tick):
-        config = VAEConfig(input_dim=tuple(workload.x.shape[1:]), latent_dim=sizes[2], reconstruction_loss="bce")
-        model = VAE(config, encoder=Encoder(*sizes, tick), decoder=Decoder(*sizes))
+        networks = {} if default else {"encoder": Encoder(*sizes), "decoder": Decoder(*sizes)}
+        model = pythae_vae(shape, ours.latent_dim, **networks)
         data = BaseDataset(workload.x, torch.zeros(len(workload.x)))
         with tempfile.TemporaryDirectory() as folder:
             training = BaseTrainerConfig(
                 output_dir=folder, num_epochs=10_000, learning_rate=settings.learning_rate, no_cuda=True,
                 per_device_train_batch_size=settings.batch_size, optimizer_params={"fused": True} if fused else None,
             )  # fmt: skip
-            BaseTrainer(model, data, training_config=training).train()
+            BaseTrainer(model, data, training_config=training, callbacks=[Ticking(tick)]).train()
 
     return Held(run).advance
 
 
+def pythae_vae(shape: tuple[int, ...], latent: int, **networks: nn.Module) -> VAE:
+    """Its VAE of binary pictures."""
+    return VAE(VAEConfig(input_dim=shape, latent_dim=latent, reconstruction_loss="bce"), **networks)
+
+
+class Ticking(TrainingCallback):
+    def __init__(self, tick):
+        self.tick = tick
+
+    def on_train_step_end(self, training_config, **given):
+        self.tick()
+
+
 class Encoder(BaseEncoder):
-    def __init__(self, inputs, hidden, latent, tick):
+    def __init__(self, inputs, hidden, latent):
         super().__init__()
         self.layer = nn.Sequential(nn.Flatten(), nn.Linear(inputs, hidden), nn.SiLU())
-        self.mu, self.log_var, self.tick = nn.Linear(hidden, latent), nn.Linear(hidden, latent), [tick]
-
-    def __deepcopy__(self, memo):
-        copy = Encoder(self.layer[1].in_features, self.layer[1].out_features, self.mu.out_features, None)
-        copy.load_state_dict(self.state_dict())
-        return copy
+        self.mu, self.log_var = nn.Linear(hidden, latent), nn.Linear(hidden, latent)
 
     def forward(self, x):
-        self.tick[0]()
         h = self.layer(x)
         return ModelOutput(embedding=self.mu(h), log_covariance=self.log_var(h))
 
