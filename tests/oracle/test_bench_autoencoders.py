@@ -1,14 +1,18 @@
-"""The table of probes gives every row its figure, and trains the networks that it says."""
+"""The benchmarks of autoencoders tell the figures that they name, of networks trained as they say."""
 
 import importlib
+import json
+import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import pofx
 from pofx.data import Rows
+from pofx.domains import Tokens
 from pofx.randomness import stream
 
 HERE = Path(__file__).resolve().parents[2] / "benchmarks" / "autoencoders"
@@ -69,3 +73,63 @@ def test_models_are_trained_without_classes_and_end_with_averaged_weights(probes
     )
     assert steps > 1
     assert not torch.equal(model.features(x[:3]), last.features(x[:3]))
+
+
+@pytest.fixture(scope="module")
+def vqvae():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(HERE))
+        yield importlib.import_module("vqvae")
+        del sys.modules["vqvae"]
+
+
+@pytest.fixture(scope="module")
+def quick(vqvae, tmp_path_factory):
+    """Both models fitted on digits for a moment: the folder, and the arguments that made it."""
+    out = tmp_path_factory.mktemp("vqvae")
+    arguments = ["--source", "digits", "--out", str(out), "--vq-budget", "1s", "--gpt-budget", "1s"]
+    arguments += ["--judge-seconds", "1", "--samples", "40", "--temperatures", "1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POFX_CACHE", str(out))
+        vqvae.main(arguments)
+        yield out, arguments
+
+
+def test_a_code_is_used_by_more_than_a_tenth_of_an_even_share(vqvae):
+    """Of 10 codes by more than a hundredth of the tokens."""
+    z = torch.tensor([0] * 100 + [1] * 96 + [2] * 3 + [3]).view(20, 10)
+    told = vqvae.use_of_codes(SimpleNamespace(latent_domain=Tokens(10, 10)), z)
+    entropy = -sum(n / 200 * math.log(n / 200) for n in (100, 96, 3, 1))
+    assert told["used"] == pytest.approx(0.3)
+    assert told["perplexity"] == pytest.approx(math.exp(entropy))
+
+
+def test_bits_of_indices_and_of_reconstruction_are_the_bound(quick, digits):
+    out, _ = quick
+    told = json.loads((out / "vqvae.json").read_text())["bits/dim given class"]
+    model, (x, c) = pofx.load(out / "gpt").model, digits.test.rows()
+    nats = -model.elbo(x, c, generator=torch.Generator()).mean().item()
+    assert told["total"]["mean"] == pytest.approx(nats / 64 / math.log(2), rel=1e-5)
+    assert told["total"]["mean"] == pytest.approx(told["indices"]["mean"] + told["reconstruction"]["mean"])
+    assert told["total"]["n"] == len(x)
+
+
+def test_samples_are_judged_by_the_class_they_were_asked_for(vqvae, quick):
+    out, _ = quick
+    judge = SimpleNamespace(predict=lambda x: x)
+    told = vqvae.accepted(judge, torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 1, 0]))
+    assert (told["share"], told["each class"]) == (0.75, [pytest.approx(2 / 3), 1.0])
+    found = json.loads((out / "vqvae.json").read_text())["accepted"]
+    assert {name: a["n"] for name, a in found.items()} == dict.fromkeys(
+        ("draws, temperature 1", "means, temperature 1", "test pictures decoded, draws",
+         "test pictures decoded, means", "test pictures"), 40,
+    )  # fmt: skip
+    assert all(len(a["each class"]) == 10 for a in found.values())
+
+
+def test_runs_are_not_fitted_again(vqvae, quick, monkeypatch):
+    out, arguments = quick
+    monkeypatch.setattr(pofx, "fit", lambda *a, **k: pytest.fail("fitted again"))
+    before = json.loads((out / "vqvae.json").read_text())
+    vqvae.main(arguments)
+    assert json.loads((out / "vqvae.json").read_text()) == before
