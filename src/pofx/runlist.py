@@ -14,7 +14,7 @@ from pofx.domains import domain_from_config
 from pofx.errors import Unusable
 from pofx.evaluate.score import Kind, Score
 from pofx.files import read_json
-from pofx.protocols import Bounds, Scores, capabilities
+from pofx.protocols import Bounds, Infers, Scores, capabilities
 from pofx.runs import STATE, Run
 from pofx.train.launch import LOCK
 
@@ -156,12 +156,21 @@ def _validation_score(run: Run, progress: dict[str, Any]) -> Score | None:
     value = progress.get("best_value")
     if value is None:
         return None
-    able = capabilities(find(run.name).load())
+    able = _capabilities(run.config)
     n = min(run.config["validation_rows"], run.config["data"]["observations"]["validation"])
     for protocol, kind in _LIKELIHOODS.items():
         if protocol in able:
             return Score("log p(x)", value, kind, "nats", n, split="validation")
     return Score("loss", -value, "none", "", n, split="validation", better="lower")
+
+
+def _capabilities(config: dict[str, Any]) -> frozenset[type]:
+    """What the run's model is able to do, by its class alone; of a prior of codes, whether it bounds log p(x)."""
+    able = capabilities(find(config["model"]).load())
+    if "latent" not in config:
+        return able
+    theirs = capabilities(find(config["latent"]["model"]).load())
+    return frozenset({Bounds} if Infers in theirs and {Scores, Bounds} & able else ())
 
 
 def _shown(score: Score | None, run: Run) -> str:

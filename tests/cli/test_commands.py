@@ -196,11 +196,13 @@ def test_map(home, tmp_path):
 
 
 def test_a_map_knows_classes_that_the_model_was_not_told(home):
-    assert len(load(home / "vae-photos").data.test) == len(_classes(load(home / "vae-photos")).labels)
+    labels, _ = _classes(load(home / "vae-photos"))
+    assert len(load(home / "vae-photos").data.test) == len(labels)
     plain = load(home / "plain-photos")
     assert plain.condition is None
-    assert _classes(plain).names == ("dark", "light")
-    assert torch.equal(_classes(plain).labels, _classes(load(home / "vae-photos")).labels)
+    told, names = _classes(plain)
+    assert names == ("dark", "light")
+    assert torch.equal(told, labels)
     assert _classes(load(home / "gpt-book")) is None
 
 
@@ -383,3 +385,16 @@ def test_help(command, capsys):
     if command.startswith("fit"):
         assert "--latent-dim" in shown
         assert "size of the latent" in shown
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("fit autoencoder moons --hidden 8 --latent-dim 1", "pofx reconstruct"),
+        ("fit masked-autoencoder {home}/photos --width 8 --layers 1", "pofx complete"),
+        ("fit vae moons --hidden 8", "pofx sample"),
+    ],
+)
+def test_a_fit_ends_with_what_its_model_can_do(line, hint, home, tmp_path, capsys):
+    pofx(line + " --steps 2 --out {out}/run", home=home, out=tmp_path)
+    assert hint in capsys.readouterr().out

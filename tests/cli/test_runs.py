@@ -89,6 +89,17 @@ def test_scores(home):
     assert runs["wgan"].score is None
 
 
+def test_a_prior_of_codes_has_a_bound_or_no_likelihood(tmp_path):
+    """The score of its class would be that of codes."""
+    for name, model in (("vae", "vae"), ("plain", "autoencoder")):
+        fitting.fit(model, "moons", steps=2, out=tmp_path / name, device="cpu", hidden=(8,), latent_dim=1)
+        given = {"width": 8, "layers": 1, "heads": 1}
+        fitting.fit("gpt", "moons", steps=2, latent=tmp_path / name, out=tmp_path / f"on-{name}", device="cpu", **given)
+    runs = {run.folder.name: run for run in listed(tmp_path)}
+    assert runs["on-vae"].score.kind == "lower bound"
+    assert (runs["on-plain"].score.metric, runs["on-plain"].score.kind) == ("loss", "none")
+
+
 def test_newest_first(home, tmp_path):
     for i, name in enumerate(("b", "c", "a")):
         shutil.copytree(home / "finished", tmp_path / name)

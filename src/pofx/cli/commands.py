@@ -17,7 +17,7 @@ from pofx.domains import Images
 from pofx.errors import Unusable
 from pofx.evaluate.score import Score
 from pofx.files import write_json, write_text
-from pofx.protocols import Completes, Samples, capabilities
+from pofx.protocols import Completes, Decodes, Encodes, Samples, capabilities
 from pofx.rendering import Sampled, natural_suffix
 from pofx.runs import Run
 from pofx.train.launch import speaks
@@ -279,13 +279,19 @@ def _trained(run: Run, options: argparse.Namespace) -> int:
     progress = run.progress
     best = f", best on validation at {progress['best_step']}" if progress["best_step"] else ""
     say(f"{run.folder}: {progress['step']} steps in {progress['seconds']:.1f} s{best}")
-    able, suffix = capabilities(run.model), natural_suffix(run.domain)
-    look = f"pofx sample {run.folder} -o samples{suffix}"
-    if Samples not in able and {Encodes, Decodes} <= able:
-        look = f"pofx reconstruct {run.folder} {run.config['source']} -o reconstructions{suffix}"
-    say(f"  {look}    pofx evaluate {run.folder}")
+    say(f"  {_look(run)}pofx evaluate {run.folder}")
     _write_json(options, {"run": str(run.folder), "history": run.history} | progress)
     return 0
+
+
+def _look(run: Run) -> str:
+    """The command that shows what a model can do, the first that it can, and some space."""
+    able, suffix, source = capabilities(run.model), natural_suffix(run.domain), run.config["source"]
+    if Samples in able:
+        return f"pofx sample {run.folder} -o samples{suffix}    "
+    if {Encodes, Decodes} <= able:
+        return f"pofx reconstruct {run.folder} {source} -o reconstructions{suffix}    "
+    return f"pofx complete {run.folder} {source} -o completions{suffix}    " if Completes in able else ""
 
 
 def _run(options: argparse.Namespace) -> Run:
