@@ -9,11 +9,10 @@ from torch import Generator, Tensor
 
 from pofx.conditions import Condition
 from pofx.distributions import Kind
-from pofx.domains import Domain, Images, Tokens, Vectors, require
+from pofx.domains import Domain, Images, Tokens, Vectors, are_symbols, require
 from pofx.errors import Unusable
 from pofx.models.autoencoders.corruption import (
     Corruption,
-    are_symbols,
     check_corruption,
     corrupted,
     corrupted_symbols,

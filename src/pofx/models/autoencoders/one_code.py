@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from pofx.conditions import Condition
 from pofx.distributions import Independent, Kind, TruncatedNormal
-from pofx.domains import Domain, Images, Tokens, Vectors
+from pofx.domains import Domain, Images, Tokens, Vectors, are_symbols
 from pofx.errors import Unusable
 from pofx.models.autoencoders.vector_latent import Activation, VectorLatent
 from pofx.protocols import Loss, Samples
@@ -48,7 +48,7 @@ class OneCode(VectorLatent):
         mixtures: int | None,
         drop: float,
     ) -> None:
-        squared = likelihood == "auto" and is_measured(domain)
+        squared = likelihood == "auto" and _is_measured(domain)
         super().__init__(
             domain, condition=condition, latent_dim=latent_dim, hidden=hidden, network=network, width=width,
             activation=activation, likelihood="normal" if squared else likelihood, mixtures=mixtures,
@@ -118,11 +118,9 @@ class OneCode(VectorLatent):
         )
 
 
-def is_measured(domain: Domain) -> bool:
-    """Whether values of x are near and far from each other: not symbols, colours of a palette, or black and white."""
-    if isinstance(domain, Images):
-        return domain.levels != 2 and not domain.palette
-    return isinstance(domain, Vectors)
+def _is_measured(domain: Domain) -> bool:
+    """Whether values of x are near and far from each other: not symbols, and not black and white."""
+    return not are_symbols(domain) and not (isinstance(domain, Images) and domain.levels == 2)
 
 
 def check_weights(**weights: float) -> None:
