@@ -94,7 +94,7 @@ class Autoencoder(OneCode):
         y = self._corrupted(x, generator=generator)
         # The slopes are taken of validation rows, too.
         with torch.enable_grad() if self.contractive else nullcontext():
-            y = y.requires_grad_(True) if self.contractive else y
+            y = y.detach().requires_grad_(True) if self.contractive else y
             z = self.encoder(y, self.context_of(c, len(x)))
             loss = self.reconstruction(x, self.told(z, c))
             penalties = {}
