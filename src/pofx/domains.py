@@ -253,6 +253,11 @@ def require(name: str, domain: Domain, *allowed: type) -> None:
         raise Unusable(f"{name} takes {takes}, got {domain.kind}; 'pofx models' lists the models for each")
 
 
+def are_symbols(domain: Domain) -> bool:
+    """Whether values have names and no size: symbols of a text, colours of a palette."""
+    return isinstance(domain, Tokens) or (isinstance(domain, Images) and bool(domain.palette))
+
+
 def tuples(value: Any) -> Any:
     """Lists of JSON as the tuples they were."""
     return tuple(map(tuples, value)) if isinstance(value, list) else value

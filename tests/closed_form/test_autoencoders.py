@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from pofx import fitting
 from pofx.conditions import Classes
 from pofx.divergences import inverse_multiquadratics, mmd_squared, wasserstein_1d
-from pofx.domains import Images, Tokens, Vectors
+from pofx.domains import Images, Tokens, Vectors, are_symbols
 from pofx.errors import Unusable
 from pofx.models import RAE, WAE, Autoencoder
 from pofx.models.autoencoders.corruption import corrupted, corrupted_symbols
@@ -179,6 +179,37 @@ def test_meters_count_the_units_that_move():
     assert float(meters["active_share"]) == pytest.approx(2 / 3)
 
 
+def test_symbols_are_not_measured():
+    """Colours of a palette are names, as symbols are; squared error is for the others, where there are shades."""
+    named, shades = [PALETTE, Tokens(3, 5)], [Vectors(3), Images(1, 2, 2, levels=None), Images(1, 2, 2, levels=3)]
+    assert all(map(are_symbols, named))
+    assert not any(map(are_symbols, [*shades, Images(1, 2, 2, levels=2)]))
+    assert all(Autoencoder(domain).spread is not None for domain in shades)
+    assert all(Autoencoder(domain).spread is None for domain in [*named, Images(1, 2, 2, levels=2)])
+
+
+@pytest.mark.parametrize("domain", [Vectors(2), Images(1, 2, 2, levels=None), Images(1, 2, 2, levels=8)])
+def test_the_law_has_the_variance_that_was_learnt_however_small(domain):
+    """Down to the bound of exp(-12), where what is calibrated and what is decoded bend alike."""
+    model = build(Autoencoder, domain, latent_dim=2, hidden=())
+    with torch.no_grad():
+        model.spread.fill_(-1.22)
+    assert -12 < model.log_var < -11
+    law = model.decode(torch.zeros(1, 2, dtype=torch.float64)).base
+    torch.testing.assert_close(law.log_var, model.log_var.expand_as(law.log_var))
+
+
+def test_meters_of_many_rows_are_encoded_in_batches():
+    model, seen = build(Autoencoder, Vectors(4), latent_dim=3, hidden=()), []
+    x = normal(1000, 4)
+    variance = model.encode(x).var(0, correction=0)
+    model.encoder.register_forward_hook(lambda module, given, out: seen.append(len(out)))
+    active = float((variance > 0.01 * variance.mean()).sum())
+    assert float(model.meters(x)["active_units"]) == active
+    assert sum(seen) == 1000
+    assert max(seen) <= 256
+
+
 # ---- corruption
 
 
@@ -272,6 +303,17 @@ def test_the_contractive_penalty_has_the_exact_ones_gradient():
         torch.testing.assert_close(found, known)
 
 
+def test_the_slopes_leave_the_callers_tensor_alone():
+    """Of continuous pictures and convolutions, what the encoder reads is x itself."""
+    domain = Images(1, 18, 18, levels=None)
+    with seeded_init(0):
+        model = Autoencoder(domain, latent_dim=2, width=4, contractive=1.0)
+    x = normal(3, 1, 18, 18).float()
+    assert model.inside(x) is x
+    model.loss(x, generator=stream(0, "loss"))
+    assert not x.requires_grad
+
+
 def test_penalties_compose():
     """The total is the sum of its parts, the spread aside."""
     arguments = {"corruption": "masking", "contractive": 0.3, "l1": 0.2}
@@ -307,6 +349,19 @@ def test_the_raes_weights_are_the_decoders():
 
 
 # ---- the Wasserstein autoencoder
+
+
+@pytest.mark.parametrize("domain", [Vectors(2), Images(1, 2, 2, levels=32)])
+def test_samples_have_the_noise_of_the_likelihood(domain):
+    """A decoder that says 0 whatever z is, with noise of a known variance; ``mean`` leaves it out."""
+    model = build(WAE, domain, latent_dim=2, hidden=())
+    with torch.no_grad():
+        model.decoder.head.weight.zero_()
+        model.spread.fill_(-0.4)
+    x = model.measured(model.sample(4000, generator=stream(0, "samples")))
+    assert x.var(0).mean().item() == pytest.approx(math.exp(-4), rel=0.08)
+    shown = model.sample(4000, generator=stream(0, "samples"), mean=True)
+    assert bool((shown == shown[0]).all())
 
 
 def test_the_divergence_is_that_of_the_codes_and_the_prior():

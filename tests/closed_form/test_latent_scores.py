@@ -9,7 +9,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from pofx.conditions import Classes
 from pofx.data import Data, Rows
-from pofx.distributions import DiagonalNormal, standard_normal_log_prob
+from pofx.distributions import DiagonalNormal, FullNormal, standard_normal_log_prob
 from pofx.domains import Images, Tokens, Vectors
 from pofx.evaluate import evaluate
 from pofx.evaluate.latents import code, cross_log_prob, log_aggregated, rate_distortion
@@ -199,6 +199,20 @@ def test_another_prior_has_no_rate_by_dimension(linear):
     shifted = named(evaluate(Shifted(model.a, model.w, model.v, model.s), data, seconds=PLENTY))
     assert "rate of the fullest dimension" not in shifted
     assert "rate" in shifted
+
+
+def test_dependent_dimensions_have_no_rates_of_their_own(linear):
+    """Of a full covariance the rates by the chain rule depend on the order of the dimensions."""
+    model, data, _ = linear
+
+    class Dependent(Linear):
+        def posterior(self, x, condition=None):
+            q = super().posterior(x, condition)
+            return FullNormal(q.mu, (0.5 * q.log_var).exp().diag_embed())
+
+    dependent = named(evaluate(Dependent(model.a, model.w, model.v, model.s), data, seconds=PLENTY))
+    assert "rate of the fullest dimension" not in dependent
+    assert "rate" in dependent
 
 
 def test_information_is_too_low_on_average_and_by_less_with_more_rows(linear):

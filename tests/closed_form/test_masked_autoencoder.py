@@ -237,6 +237,15 @@ def test_colours_of_a_palette_are_read_as_colours():
     assert model.p.kind == "categorical"
 
 
+def test_meters_of_many_rows_are_encoded_in_batches():
+    model, seen, x = masked(GREY), [], data(GREY, 600)
+    known = effective_dims(model.features(x))
+    model.encoder.register_forward_hook(lambda module, given, out: seen.append(len(out)))
+    torch.testing.assert_close(model.meters(x)["feature_dims"], known.detach())
+    assert sum(seen) == 600
+    assert max(seen) <= 256
+
+
 def test_effective_dimensions():
     axes = torch.cat([torch.eye(7), -torch.eye(7)])[:, :7]
     assert float(effective_dims(axes)) == pytest.approx(7)

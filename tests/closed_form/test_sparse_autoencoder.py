@@ -51,12 +51,45 @@ def test_gated_opens_by_one_part_and_measures_by_the_other():
     activation, y = Gated(4, 0.1), torch.ones(2, 4)
     with torch.no_grad():
         activation.log_gain.fill_(2.0).log_()
-        activation.bias.copy_(torch.tensor([0.0, 9.0, -5.0, 1.0]))
+        activation.gate.copy_(torch.tensor([-2.0, 0.5, 0.0, -0.3]))
+        activation.magnitude.copy_(torch.tensor([0.0, 9.0, -5.0, 1.0]))
     code = activation(PRE)
-    assert code.dense().flatten().tolist() == pytest.approx([6, 0, 0, 2, 0, 0, 0, 1.5])
+    assert code.dense().flatten().tolist() == pytest.approx([6, 0, 0, 2, 0, 0, 0, 0]), "magnitudes do not see the gate"
     parts = activation.penalty(PRE, code, y, torch.eye(4))
-    assert parts["sparsity"] == pytest.approx(0.1 * (5.5 + 0.25) / 2 / 2)
-    assert parts["gates"] == pytest.approx((PRE.relu() - 1).square().mean())
+    gates = (PRE + activation.gate.detach()).relu()
+    assert gates.sum() == pytest.approx(1 + 2 + 0.2)
+    assert parts["sparsity"].detach() == pytest.approx(0.1 * 3.2 / 2 / 2)
+    assert parts["gates"].detach() == pytest.approx((gates - 1).square().mean())
+
+
+def test_the_gates_and_magnitudes_of_a_model_have_a_bias_each():
+    """Rajamanoharan et al. 2024, eq. (6): of W_e (x - b), H(. + b_gate) ReLU(exp(r) . + b_mag)."""
+    model = SparseAutoencoder(Vectors(3), dictionary=6, activation="gated").double()
+    biases = {name for name, p in model.named_parameters() if p.shape == (6,)}
+    assert biases == {"activation.log_gain", "activation.gate", "activation.magnitude"}
+    x, gated = torch.randn(5, 3, generator=stream(0, "x"), dtype=torch.float64), model.activation
+    with torch.no_grad():
+        for i, p in enumerate((gated.log_gain, gated.gate, gated.magnitude)):
+            p.copy_(torch.randn(6, generator=stream(i, "p"), dtype=torch.float64))
+        pi = (x - model.bias) @ model.encoder.weight.T
+        code = (pi + gated.gate > 0) * (gated.log_gain.exp() * pi + gated.magnitude).relu()
+        torch.testing.assert_close(model.encode(x), code)
+
+
+@pytest.mark.parametrize("domain", [Vectors(4), Images(1, 2, 2, levels=None)], ids=["vectors", "images"])
+@pytest.mark.parametrize("condition", [None, TWO_CLASSES], ids=["free", "classes"])
+def test_several_codes_of_each_row_are_decoded_together(domain, condition):
+    model = SparseAutoencoder(domain, condition=condition, dictionary=6)
+    z = torch.rand(3, 5, 6, generator=stream(0, "z"))
+    together = model.decode(z)
+    for i in range(3):
+        torch.testing.assert_close(together.mean[i], model.decode(z[i]).mean)
+
+
+def test_batch_topk_says_that_it_takes_a_whole_batch():
+    """A row's code depends on the others', so that pieces have another loss than the whole."""
+    assert SparseAutoencoder(Vectors(3), activation="batch-topk").whole_batch
+    assert not hasattr(SparseAutoencoder(Vectors(3)), "whole_batch")
 
 
 def test_jumprelu_keeps_what_exceeds_its_threshold_and_pays_for_each():

@@ -78,9 +78,8 @@ def evaluate(
             scores += quality_scores(drawn.x, data, clock=clock.share(0.6), **shared)
             scores += accuracy_score(drawn, data, clock=clock, patience=0.15 * total, **shared)
             scores.append(drawn.speed_score(split))
-        if world.leads:
-            scores += meter_scores(model, data, split=split, seed=seed, device=device, watch=watch)
-            scores += code_scores(model, data, clock=clock.share(0.3), device=device, **shared)
+        scores += meter_scores(model, data, clock=clock.share(0.3), device=device, **shared)
+        scores += code_scores(model, data, clock=clock.share(0.3), device=device, **shared)
     return scores + cost_scores(model, split=split, device=device)
 
 

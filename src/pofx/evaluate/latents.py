@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pofx.conditions import Classes
 from pofx.data.dataset import Batch, Data
-from pofx.distributions import standard_normal_log_prob
-from pofx.domains import Domain, Images, Tokens
+from pofx.distributions import DiagonalNormal, standard_normal_log_prob
+from pofx.domains import Domain, Images, Tokens, are_symbols
 from pofx.evaluate.likelihood import shuffled
 from pofx.evaluate.pace import Clock, Watch, timed
 from pofx.evaluate.score import Score
@@ -155,7 +155,7 @@ def reconstruction_scores(model: Any, x: Tensor, c: Tensor | None, data: Data, *
     """
     back = torch.cat([reconstruct(model, *batch) for batch in _batches(data.domain, x, c)])
     train = shuffled(data, "train", seed)[0][:_REFERENCE].to(x.device)
-    if _are_symbols(data.domain):
+    if are_symbols(data.domain):
         constant = train.mode(0).values.expand_as(x)
         return [
             _mean("symbols right", _right(x, back, data.domain), ""),
@@ -216,7 +216,7 @@ def _units(z: Float[Tensor, "n K"]) -> list[Score]:
 
 def _dimensions(coded: Coded) -> list[Score]:
     """KL of each dimension, the fullest first: where posteriors are diagonal normals and the prior is N(0, I)."""
-    if not all(hasattr(q, "kl_to_standard_normal") for q, _ in coded.posteriors):
+    if not all(isinstance(q, DiagonalNormal) for q, _ in coded.posteriors):
         return []
     if not torch.allclose(coded.log_prior, standard_normal_log_prob(coded.z).double(), rtol=1e-4, atol=1e-3):
         return []
@@ -255,11 +255,6 @@ def _right(x: Tensor, back: Tensor, domain: Domain) -> Float[Tensor, "n"]:
     ends = (x == domain.end).long()
     read = (ends.cumsum(1) <= ends).double()
     return (right * read).sum(1) / read.sum(1)
-
-
-def _are_symbols(domain: Domain) -> bool:
-    """Whether values are told apart, not measured."""
-    return isinstance(domain, Tokens) or (isinstance(domain, Images) and bool(domain.palette))
 
 
 def _rows(model: Any, data: Data, split: str, seed: int) -> Batch:

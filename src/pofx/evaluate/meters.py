@@ -6,27 +6,37 @@ import torch
 
 from pofx.data.dataset import Data
 from pofx.evaluate.likelihood import shuffled
-from pofx.evaluate.pace import Watch
+from pofx.evaluate.pace import Clock, Watch, timed
 from pofx.evaluate.score import Score
 from pofx.protocols import Encodes, Infers, Samples, Watched, capabilities
 
-MOST = 10_000  # rows
+MOST = 10_000  # rows where time is plentiful
+FEWEST = 128  # as many as in training
 
 
 @torch.no_grad()
 def meter_scores(
-    model: Any, data: Data, *, split: str, seed: int, device: str | torch.device, watch: Watch
+    model: Any, data: Data, *, split: str, clock: Clock, seed: int, device: str | torch.device, watch: Watch
 ) -> list[Score]:
-    """What the meters of a model say that only encodes: no samples, no laws of the latent tell how good it is."""
+    """What the meters of a model say that only encodes: no samples, no laws of the latent tell how good it is.
+
+    Meters are of all rows together, so their number is chosen beforehand, by how long a few take.
+    """
     able = capabilities(model)
     if not {Watched, Encodes} <= able or {Infers, Samples} & able:
         return []
     x, c = (None if rows is None else rows[:MOST].to(device) for rows in shuffled(data, split, seed))
     assert x is not None
-    watch(f"meters: {len(x)} of {split}")
-    given = c if getattr(model, "condition", None) is not None else None
+    c = None if getattr(model, "condition", None) is None else c
+
+    def measured(n: int) -> dict[str, torch.Tensor]:
+        return model.meters(x[:n], None if c is None else c[:n])
+
+    each = 1.2 * timed(measured, clock, largest=min(FEWEST, len(x)))
+    n = min(len(x), max(FEWEST, int(clock.left / max(each, 1e-9))))
+    watch(f"meters: {n} of {split}, about {each * n:.1f} s")
     return [
-        Score(name.replace("_", " "), float(value), "statistic", "", len(x), split=split, better="reference",
-              given="" if given is None else model.condition.kind)
-        for name, value in model.meters(x, given).items()
+        Score(name.replace("_", " "), float(value), "statistic", "", n, split=split, better="reference",
+              given="" if c is None else model.condition.kind)
+        for name, value in measured(n).items()
     ]  # fmt: skip

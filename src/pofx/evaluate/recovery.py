@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from pofx.conditions import expand
@@ -20,6 +21,7 @@ from pofx.samplers.latents import reconstruct
 
 MOST = 1000  # observations
 _ROWS = 32  # in one pass
+_REFERENCE = 256  # training observations whose mean is put in the layer's place
 
 Change = Callable[[Tensor, Tensor | None], Tensor]
 """Rows of a layer's output (N, W) and their condition rows, or None, to what stands in their place."""
@@ -31,8 +33,8 @@ def recovered_scores(
 ) -> list[Score]:
     """(L_ablated - L_reconstructed) / (L_ablated - L_original), L = -log p(x): 1 where nothing is lost, 0 where all is.
 
-    Ablated is the layer's output set to zero, and to its mean over observations. Empty for a model without an exact
-    likelihood, and for its ``features``, which nothing is computed from.
+    Ablated is the layer's output set to zero, and to its mean over training observations. Empty for a model without an
+    exact likelihood, and for its ``features``, which nothing is computed from.
 
     Args:
         layer: of the model.
@@ -44,7 +46,7 @@ def recovered_scores(
         return []
     x, c = shuffled(data, split, seed)
     x, c = x[:MOST], None if c is None else c[:MOST]
-    mean = as_rows(layer.outputs(x[:_ROWS], _given(layer.model, c, slice(_ROWS)))).mean(0)
+    mean, averaged = _mean(layer, data, clock.share(0.2), seed)
     changes: dict[str, Change] = {
         "zero": lambda rows, told: torch.zeros_like(rows),
         "mean": lambda rows, told: mean.expand_as(rows),
@@ -61,7 +63,18 @@ def recovered_scores(
                 with layer.replaced(_in_rows(change, told)):
                     losses[name].append(-layer.model.log_prob(rows, model_c).double().cpu())
     of = {name: torch.cat(parts) for name, parts in losses.items()}
-    return [_recovered(name, of, data, split) for name in ("zero", "mean")]
+    by = {"zero": "", "mean": f"the mean is of {averaged} training observations; "}
+    return [_recovered(name, of, data, split, about) for name, about in by.items()]
+
+
+def _mean(layer: Layer, data: Data, clock: Clock, seed: int) -> tuple[Float[Tensor, "W"], int]:
+    """Of the layer's output over training observations, and over how many."""
+    x, c = shuffled(data, "train", seed)
+    total, rows, n = torch.zeros((), dtype=torch.float64, device=layer.device), 0, 0
+    for batch in paced(min(len(x), _REFERENCE), clock, largest=_ROWS):
+        out = as_rows(layer.outputs(x[batch], _given(layer.model, c, batch)))
+        total, rows, n = total + out.double().sum(0), rows + len(out), batch.stop
+    return (total / rows).to(out.dtype), n
 
 
 def _in_rows(change: Change, c: Tensor | None) -> Callable[[Tensor], Tensor]:
@@ -84,12 +97,12 @@ def _given(model: Any, c: Tensor | None, batch: slice) -> Tensor | None:
     return expand(condition, c[batch].to(device), len(c[batch]))
 
 
-def _recovered(ablation: str, of: dict[str, Tensor], data: Data, split: str) -> Score:
+def _recovered(ablation: str, of: dict[str, Tensor], data: Data, split: str, about: str) -> Score:
     """A ratio of means of paired differences, with the standard error that its linearisation gives."""
     lost, room = of["reconstructed"] - of["original"], of[ablation] - of["original"]
     n, named = len(lost), f"loss recovered, {ablation} ablation"
     told = {name: in_unit(-of[name].mean().item(), data.domain) for name in ("original", "reconstructed", ablation)}
-    note = ", ".join(f"{name} {value:.4g}" for name, value in told.items()) + f" {data.domain.unit}"
+    note = about + ", ".join(f"{name} {value:.4g}" for name, value in told.items()) + f" {data.domain.unit}"
     if not bool(room.mean().abs() > 1e-9):
         return Score(named, math.nan, "none", "", n, split=split, note=f"the ablation changes nothing; {note}")
     value = 1 - (lost.mean() / room.mean()).item()

@@ -9,11 +9,10 @@ from torch import Generator, Tensor
 
 from pofx.conditions import Condition
 from pofx.distributions import Kind
-from pofx.domains import Domain, Images, Tokens, Vectors, require
+from pofx.domains import Domain, Images, Tokens, Vectors, are_symbols, require
 from pofx.errors import Unusable
 from pofx.models.autoencoders.corruption import (
     Corruption,
-    are_symbols,
     check_corruption,
     corrupted,
     corrupted_symbols,
@@ -95,7 +94,7 @@ class Autoencoder(OneCode):
         y = self._corrupted(x, generator=generator)
         # The slopes are taken of validation rows, too.
         with torch.enable_grad() if self.contractive else nullcontext():
-            y = y.requires_grad_(True) if self.contractive else y
+            y = y.detach().requires_grad_(True) if self.contractive else y
             z = self.encoder(y, self.context_of(c, len(x)))
             loss = self.reconstruction(x, self.told(z, c))
             penalties = {}

@@ -5,18 +5,13 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from pofx.domains import Domain, Images, Tokens
+from pofx.domains import Domain, Images, are_symbols
 from pofx.errors import Unusable
 from pofx.models.autoencoders.vector_latent import one_of
 from pofx.randomness import rand, randn
 
 Corruption = Literal["none", "gaussian", "masking", "salt-and-pepper"]
 KINDS: tuple[Corruption, ...] = ("none", "gaussian", "masking", "salt-and-pepper")
-
-
-def are_symbols(domain: Domain) -> bool:
-    """Whether values have names and no size: symbols of a text, colours of a palette."""
-    return isinstance(domain, Tokens) or (isinstance(domain, Images) and bool(domain.palette))
 
 
 def check_corruption(domain: Domain, kind: Corruption, rate: float) -> None:

@@ -12,6 +12,7 @@ from pofx.distributions import Kind, likelihood
 from pofx.domains import Domain, Images, Tokens, Vectors, require
 from pofx.errors import Unusable
 from pofx.nn.attention import Architecture, Transformer, rms_norm, rotation
+from pofx.nn.batches import in_batches
 from pofx.nn.mlp import ConditionEmbedding
 from pofx.nn.sequence import NumberEmbedding, row_mask
 from pofx.nn.standardise import Standardise
@@ -193,7 +194,7 @@ class MaskedAutoencoder(nn.Module):
     @torch.no_grad()
     def meters(self, x: Tensor, condition: Tensor | None = None) -> dict[str, Tensor]:
         """``feature_dims``: over how many directions the features of x spread, 1 to E; see ``effective_dims``."""
-        return {"feature_dims": effective_dims(self.features(x))}
+        return {"feature_dims": effective_dims(in_batches(lambda rows, _: self.features(rows), x))}
 
     def _inside(self, x: Tensor) -> Float[Tensor, "B T P"]:
         """What the networks read: patches of pictures in [-1, 1], standardised columns."""

@@ -9,9 +9,11 @@ from torch import Generator, Tensor
 
 from pofx.conditions import Condition
 from pofx.distributions import Independent, Kind, TruncatedNormal
-from pofx.domains import Domain, Images, Tokens, Vectors
+from pofx.distributions.normal import LOWEST_LOG_VAR, above
+from pofx.domains import Domain, Images, Tokens, Vectors, are_symbols
 from pofx.errors import Unusable
 from pofx.models.autoencoders.vector_latent import Activation, VectorLatent
+from pofx.nn.batches import in_batches
 from pofx.protocols import Loss, Samples
 
 PRIOR_TO_COME = "its codes have no law yet, and 'pofx fit gaussian-mixture {source} --latent {run}' gives them one"
@@ -48,7 +50,7 @@ class OneCode(VectorLatent):
         mixtures: int | None,
         drop: float,
     ) -> None:
-        squared = likelihood == "auto" and is_measured(domain)
+        squared = likelihood == "auto" and _is_measured(domain)
         super().__init__(
             domain, condition=condition, latent_dim=latent_dim, hidden=hidden, network=network, width=width,
             activation=activation, likelihood="normal" if squared else likelihood, mixtures=mixtures,
@@ -70,12 +72,12 @@ class OneCode(VectorLatent):
     def log_var(self) -> Float[Tensor, ""]:
         """Of the normal that every value has around the decoder's output, under squared error; in its units."""
         assert self.spread is not None
-        return _HASTE * self.spread
+        return above(_HASTE * self.spread, LOWEST_LOG_VAR)
 
     @property
-    def biased_gradient(self) -> str:
-        """Why the loss has another slope than its gradient: along the spread alone, which its value leaves out."""
-        return "" if self.spread is None else "the spread follows its own likelihood, the networks squared error"
+    def biased_gradient(self) -> dict[str, str]:
+        """Along what the loss has another slope than its gradient, and why: the spread, which its value leaves out."""
+        return {} if self.spread is None else {"spread": "it follows its own likelihood, the networks squared error"}
 
     def encode(
         self, x: Tensor, condition: Tensor | None = None, *, generator: Generator | None = None
@@ -92,16 +94,16 @@ class OneCode(VectorLatent):
         told = self.told(z, condition)
         if self.spread is None:
             return self.p(told)
-        log_var = self.log_var.expand_as(told)
-        if not self.p.levels:
-            return self.p(torch.cat([told, log_var], dim=z.ndim - 1))
-        mu, log_var = told.clamp(-1, 1).squeeze(z.ndim - 1), log_var.squeeze(z.ndim - 1)
+        if not self.p.levels:  # p bends the spread itself
+            return self.p(torch.cat([told, (_HASTE * self.spread).expand_as(told)], dim=z.ndim - 1))
+        mu = told.clamp(-1, 1).squeeze(z.ndim - 1)
+        log_var = self.log_var.expand_as(mu)
         return Independent(TruncatedNormal(mu, log_var, self.p.levels), self.domain)
 
     @torch.no_grad()
     def meters(self, x: Tensor, condition: Tensor | None = None) -> dict[str, Tensor]:
         """The units that move with x: whose variance over x is above a hundredth of the units' mean variance."""
-        variance = self.encode(x, condition).var(0, correction=0)
+        variance = in_batches(self.encode, x, condition).var(0, correction=0)
         active = (variance > 0.01 * variance.mean()).to(variance.dtype)
         return {"active_units": active.sum(), "active_share": active.mean()}
 
@@ -118,11 +120,9 @@ class OneCode(VectorLatent):
         )
 
 
-def is_measured(domain: Domain) -> bool:
-    """Whether values of x are near and far from each other: not symbols, colours of a palette, or black and white."""
-    if isinstance(domain, Images):
-        return domain.levels != 2 and not domain.palette
-    return isinstance(domain, Vectors)
+def _is_measured(domain: Domain) -> bool:
+    """Whether values of x are near and far from each other: not symbols, and not black and white."""
+    return not are_symbols(domain) and not (isinstance(domain, Images) and domain.levels == 2)
 
 
 def check_weights(**weights: float) -> None:

@@ -33,6 +33,9 @@ class SparseAutoencoder(nn.Module):
     error per dimension, the price of the activation, and 1/32 of the error with which the largest of those latents that
     no longer fire explain what the others leave: a dead latent has no gradient but this.
 
+    "batch-topk" chooses from all rows at hand: in pieces (several processes, ``--accumulate``) each piece from its own,
+    and the threshold follows the mean of theirs.
+
     Source: Gao et al. 2024, arXiv:2406.04093, sections 2.3 (top-k) and A.2 (dead latents, tied start); the other
     activations: ``sparse_codes.py``.
 
@@ -74,7 +77,7 @@ class SparseAutoencoder(nn.Module):
         self.auxiliary, self.dead_after = auxiliary, dead_after
         self.standardise = Standardise(dim)
         self.p = likelihood(domain, "normal", standardise=self.standardise if isinstance(domain, Vectors) else None)
-        self.encoder = nn.Linear(dim, self.dictionary)
+        self.encoder = nn.Linear(dim, self.dictionary, bias=activation != "gated")  # whose parts have one each
         self.atoms = nn.Parameter(F.normalize(torch.randn(self.dictionary, dim), dim=1))
         self.bias = nn.Parameter(torch.zeros(dim))
         self.given = None if condition is None else ConditionEmbedding(condition, dim)
@@ -82,6 +85,8 @@ class SparseAutoencoder(nn.Module):
         self.activation = _activation(activation, self.dictionary, k, price, bandwidth)
         self.register_buffer("silent", torch.zeros(self.dictionary, dtype=torch.int64))  # observations since it fired
         self._begin(counted=activation in _COUNTED)
+        if activation == "batch-topk":
+            self.whole_batch = "those that fire are chosen from a whole batch, so pieces choose their own"
         if activation in ("gated", "jumprelu"):
             self.biased_gradient = (
                 "steps have no gradient: thresholds learn by an estimate, gates from a loss of their own"
@@ -92,7 +97,8 @@ class SparseAutoencoder(nn.Module):
     def _begin(self, *, counted: bool) -> None:
         """The encoder starts as the decoder's transpose; where half of all fire, in a size that then adds up to x."""
         self.encoder.weight.copy_(self.atoms)
-        nn.init.zeros_(self.encoder.bias)
+        if self.encoder.bias is not None:
+            nn.init.zeros_(self.encoder.bias)
         if not counted:
             self.encoder.weight.mul_(min(1.0, 2 * self.domain.dims / self.dictionary))
         if self.given is not None and isinstance(self.condition, Classes):
@@ -144,7 +150,7 @@ class SparseAutoencoder(nn.Module):
         Source: Gao et al. 2024, arXiv:2406.04093, section A.2.
         """
         few = min(len(dead), max(1, error.shape[1] // 2))
-        values, chosen = pre[:, dead].topk(few, dim=1, sorted=False)
+        values, chosen = self.activation.strength(pre)[:, dead].topk(few, dim=1, sorted=False)
         explained = F.embedding_bag(dead[chosen], atoms, mode="sum", per_sample_weights=values.relu().to(atoms.dtype))
         return (error - explained).square().mean()
 
@@ -162,10 +168,7 @@ class SparseAutoencoder(nn.Module):
 
     def decode(self, z: Float[Tensor, "*B M"], condition: Tensor | None = None) -> Independent:
         """p(x|z): a normal of unit spread, in the unit that x is measured in, around b + W_d z."""
-        flat = z.flatten(0, -2)
-        y = (flat @ self.directions + self._offset(condition, z.shape[-2]).repeat(len(flat) // z.shape[-2], 1)).view(
-            *z.shape[:-1], self.domain.dims
-        )
+        y = z @ self.directions + self._offset(condition, z.shape[-2])
         if isinstance(self.domain, Vectors):
             return self.p(torch.stack([y, torch.zeros_like(y)], dim=-2))
         mu = self.standardise.inverse(y)

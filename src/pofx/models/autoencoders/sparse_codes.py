@@ -66,6 +66,10 @@ class Sparsity(nn.Module, ABC):
     def forward(self, pre: Float[Tensor, "B M"]) -> Code:
         """The code of each row, whatever the other rows are."""
 
+    def strength(self, pre: Float[Tensor, "B M"]) -> Float[Tensor, "B M"]:
+        """How near each is to firing: what a dead latent is revived by."""
+        return pre
+
     def trained(self, pre: Float[Tensor, "B M"]) -> Code:
         """The code that training decodes."""
         return self(pre)
@@ -158,10 +162,12 @@ class L1(Sparsity):
 
 
 class Gated(Sparsity):
-    """H(pi) ReLU(exp(r) pi + b): one part of the encoder says which fire, another, on the same weights, how much.
+    """H(pi + b) ReLU(exp(r) pi + m): one part of the encoder says which fire, another, on the same weights, how much.
+
+    pi is W_e (x - b) without a bias: gates and magnitudes have one each, b and m.
 
     Only the gates pay for firing, so that magnitudes do not shrink; they learn from a reconstruction of their own,
-    ReLU(pi) by a decoder that is held still.
+    ReLU(pi + b) by a decoder that is held still.
 
     Source: Rajamanoharan et al. 2024, arXiv:2404.16014, eq. (6) to (8).
     """
@@ -170,18 +176,23 @@ class Gated(Sparsity):
         super().__init__()
         self.sparsity = sparsity
         self.log_gain = nn.Parameter(torch.zeros(latents))
-        self.bias = nn.Parameter(torch.zeros(latents))
+        self.gate = nn.Parameter(torch.zeros(latents))
+        self.magnitude = nn.Parameter(torch.zeros(latents))
 
     def forward(self, pre: Float[Tensor, "B M"]) -> Code:
         """Magnitudes where the gate is open."""
-        magnitudes = (self.log_gain.exp() * pre + self.bias).relu()
-        return Code(magnitudes * (pre > 0), (len(pre), pre.shape[1]))
+        magnitudes = (self.log_gain.exp() * pre + self.magnitude).relu()
+        return Code(magnitudes * (self.strength(pre) > 0), (len(pre), pre.shape[1]))
+
+    def strength(self, pre: Float[Tensor, "B M"]) -> Float[Tensor, "B M"]:
+        """What the gate reads."""
+        return pre + self.gate
 
     def penalty(
         self, pre: Float[Tensor, "B M"], code: Code, y: Float[Tensor, "B D"], atoms: Float[Tensor, "M D"]
     ) -> dict[str, Tensor]:
-        """sparsity |ReLU(pi)|_1 / sqrt(D), and the squared error of the gates' own reconstruction."""
-        gates = pre.relu()
+        """sparsity |ReLU(pi + b)|_1 / sqrt(D), and the squared error of the gates' own reconstruction."""
+        gates = self.strength(pre).relu()
         error = (gates @ atoms.detach() - y.detach()).square().mean()
         return {"sparsity": self.sparsity * _length(gates, y), "gates": error}
 

@@ -21,8 +21,9 @@ _DIRECTIONS = 64
 
 
 class WAE(OneCode):
-    r"""Wasserstein autoencoder: $E[d(x, g(z))] + \lambda D(q(z), N(0, I))$, z = f(x); x = g(z), z from N(0, I).
+    r"""Wasserstein autoencoder: $E[d(x, g(z))] + \lambda D(q(z), N(0, I))$, z = f(x).
 
+    Samples are drawn from p(x|z) of z from N(0, I).
     q(z) is the law of all codes together: where the VAE holds each posterior to the prior, this holds their mixture. D
     is the maximum mean discrepancy under inverse multiquadratics, unbiased and so at times below zero, or the squared
     sliced Wasserstein distance. It has no bound of log p(x).
@@ -98,9 +99,14 @@ class WAE(OneCode):
         return sliced_wasserstein(z, prior, generator=generator, projections=_DIRECTIONS).square()
 
     @torch.no_grad()
-    def sample(self, n: int, condition: Tensor | None = None, *, generator: Generator) -> Tensor:
-        """n observations, z from N(0, I): the decoder's output itself under squared error, else a draw of p(x|z)."""
+    def sample(self, n: int, condition: Tensor | None = None, *, generator: Generator, mean: bool = False) -> Tensor:
+        """n observations, z from N(0, I), noise of p(x|z) included: under squared error that of the learnt spread.
+
+        Args:
+            condition: None draws it by training frequency.
+            mean: show the expected x of each z in place of a draw (not a sample of the model).
+        """
         c = rows_for(self.condition, condition, n, generator=generator)
         z = torch.randn((n, self.latent_dim), generator=generator, device=self.bias.device, dtype=self.bias.dtype)
         p = self.decode(z, c)
-        return p.mode if self.spread is not None else p.sample(generator=generator)
+        return p.mean if mean else p.sample(generator=generator)
