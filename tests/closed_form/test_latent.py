@@ -11,6 +11,7 @@ from codes import TinyCodes
 
 from pofx.catalogue import find
 from pofx.conditions import Classes
+from pofx.distributions import Symbols
 from pofx.domains import Images, Tokens, Vectors
 from pofx.errors import Unusable
 from pofx.models.composed import latent
@@ -104,6 +105,14 @@ def test_without_its_class_the_bound_is_of_the_mixture():
     with torch.no_grad():
         bound = torch.stack([model.elbo(x, samples=300, generator=stream(s, "both")) for s in range(8)])
     assert ((bound.mean(0) - each.logsumexp(0)).abs() < 5 * bound.std(0) / 8**0.5 + 0.02).all()
+
+
+def test_no_more_is_drawn_at_once_than_memory_is_given(monkeypatch):
+    model, draw, drawn = of_symbols(), Symbols.rsample, []
+    monkeypatch.setattr(latent, "_CHUNK", 16 * 256 * 10)
+    monkeypatch.setattr(Symbols, "rsample", lambda q, n, **given: drawn.append(n) or draw(q, n, **given))
+    model.elbo(every_observation(DOMAIN), samples=23, generator=stream(0, "z"))
+    assert drawn == [10, 10, 3]
 
 
 def test_a_certain_code_is_scored_once():

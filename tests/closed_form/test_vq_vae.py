@@ -10,6 +10,7 @@ from pofx import data as sources
 from pofx.catalogue import find
 from pofx.conditions import Classes
 from pofx.data.dataset import Rows
+from pofx.distributions import Symbols
 from pofx.domains import Images, Tokens, Vectors
 from pofx.errors import Unusable
 from pofx.evaluate.codes import code_scores
@@ -121,6 +122,15 @@ def test_samples_in_chunks_are_samples_at_once(monkeypatch):
     whole = model.elbo(x, samples=50, generator=stream(0, "z"))
     monkeypatch.setattr("pofx.models.autoencoders.vq_vae._CHUNK", 1)
     torch.testing.assert_close(model.elbo(x, samples=50, generator=stream(0, "z")), whole)
+
+
+def test_no_more_is_drawn_at_once_than_memory_is_given(monkeypatch):
+    model = build(Images(1, 2, 2, levels=3), quantiser="gumbel", codes=100)
+    x, draw, drawn = every_observation(model.domain)[:5], Symbols.rsample, []
+    monkeypatch.setattr("pofx.models.autoencoders.vq_vae._CHUNK", 5000)
+    monkeypatch.setattr(Symbols, "rsample", lambda q, n, **given: drawn.append(n) or draw(q, n, **given))
+    model.elbo(x, samples=23, generator=stream(0, "z"))
+    assert drawn == [10, 10, 3], "5000 numbers are 10 draws of 5 pictures of one symbol of 100"
 
 
 def test_meters_count_the_codes():

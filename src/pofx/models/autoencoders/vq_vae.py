@@ -13,13 +13,13 @@ from pofx.distributions import Independent, Kind, PointMass, Symbols
 from pofx.domains import Domain, Images, Tokens, Vectors, require
 from pofx.errors import Unusable
 from pofx.models.autoencoders.grids import GridDecoder, GridEncoder, Size
-from pofx.models.autoencoders.vector_latent import SYMBOL, VectorLatent, one_of
+from pofx.models.autoencoders.vector_latent import SYMBOL, VectorLatent, mean_weight, one_of
 from pofx.nn.conv import halvings
 from pofx.nn.mlp import MLP
 from pofx.nn.quantise import Estimator, FiniteScalar, Gumbel, Quantiser, Update, VectorQuantiser, code_shares
 from pofx.protocols import Loss, Turn
 
-_CHUNK = 2**24  # numbers that the decoder puts out at once, of a bound of many samples
+_CHUNK = 2**24  # numbers drawn, or put out by the decoder, at once, of a bound of many samples
 _STARTS = 2**14  # vectors that a codebook starts from, or twice as many as it has codes
 
 
@@ -201,10 +201,14 @@ class VQVAE(VectorLatent):
             )
         c = expand(self.condition, condition, len(x))
         q = self.posterior(x, c)
-        samples = 1 if isinstance(q, PointMass) else samples
-        several = q.rsample(samples, generator=generator).split(max(1, _CHUNK // (len(x) * len(self.bias))))
-        log_w = [self.decode(z, c).log_prob(x) + self.log_prior(z, c) - q.log_prob(z) for z in several]
-        return torch.cat(log_w).logsumexp(0) - math.log(samples)
+
+        def log_w(n: int) -> Float[Tensor, "n B"]:
+            z = q.rsample(n, generator=generator)
+            return self.decode(z, c).log_prob(x) + self.log_prior(z, c) - q.log_prob(z)
+
+        numbers = max(len(self.bias), self.length * self.quantiser.vocabulary)
+        at_once = max(1, _CHUNK // (len(x) * numbers))
+        return mean_weight(log_w, 1 if isinstance(q, PointMass) else samples, at_once=at_once)
 
     @torch.no_grad()
     def sample(self, n: int, condition: Tensor | None = None, *, generator: Generator, mean: bool = False) -> Tensor:

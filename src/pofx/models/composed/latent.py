@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from pofx.conditions import expand, marginal, rows_for
+from pofx.distributions import PointMass
 from pofx.domains import Domain
 from pofx.errors import Unusable
 from pofx.protocols import (
@@ -196,11 +197,7 @@ class Latent(nn.Module):
         latent = self.latent_domain
         numbers = max(256, self.domain.dims, latent.dims * getattr(latent, "vocabulary", 32))
         chunk = max(1, _CHUNK // (rows * numbers))
-        if not latent.dtype.is_floating_point:
-            z = q.rsample(samples, generator=generator)
-            # Where q is certain, all draws are one, and so is their mean: it is scored once.
-            yield from (z[:1] if bool((z == z[:1]).all()) else z).split(chunk)
-            return
+        samples = 1 if isinstance(q, PointMass) else samples  # all draws are one, and so is their mean
         for start in range(0, samples, chunk):
             yield q.rsample(min(chunk, samples - start), generator=generator)
 
