@@ -48,6 +48,7 @@ class Quantiser(nn.Module, ABC):
         depth: symbols of a slot.
     """
 
+    starts = False  # whether ``start`` has something to do
     follows = False  # whether ``after`` has something to do
     biased = ""  # why the gradient is not that of the loss
 
@@ -102,7 +103,7 @@ class VectorQuantiser(Quantiser):
     """
 
     biased = "the step from y to the nearest code has no gradient; the decoder's is passed on in its place"
-    follows = True
+    starts = follows = True
 
     def __init__(
         self,
@@ -273,7 +274,7 @@ class FiniteScalar(Quantiser):
     below: Tensor
     basis: Tensor
 
-    def __init__(self, levels: tuple[int, ...]) -> None:
+    def __init__(self, levels: tuple[int, ...] = (8, 8, 8)) -> None:
         if min(levels, default=0) < 2:
             raise Unusable(f"levels must be at least 2 each, got {levels}; leave it out for the default")
         super().__init__(math.prod(levels), len(levels))
