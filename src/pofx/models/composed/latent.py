@@ -32,12 +32,14 @@ from pofx.protocols import (
     Watched,
     capabilities,
 )
+from pofx.randomness import stream
 
 # Numbers of observations and codes at once, while a bound of many samples is computed some of them at a time.
 _CHUNK = 2**24
 _ROWS = 1024  # encoded at once, of a whole training split
 # Settings of a prior's sampler that are about its observations, which here are codes and not what is drawn.
 _OF_CODES = ("watch", "length")
+_SAMPLING = "its prior draws no codes; fit one that does, such as gaussian-mixture, on those of the same autoencoder"
 
 
 class Where:
@@ -103,6 +105,10 @@ class Latent(nn.Module):
         self.recipe = getattr(prior, "recipe", {})
         self.surrogate = getattr(prior, "surrogate", "") or "the prior's loss on codes: all of the bound that learns"
         self.biased_gradient = getattr(prior, "biased_gradient", "")
+        self.whole_batch = getattr(prior, "whole_batch", "")
+        self.cures: dict[type, str] = dict(getattr(prior, "cures", {}))
+        if Samples in self.cures:  # by a prior of its own codes, and no prior is fitted on this run
+            self.cures[Samples] = _SAMPLING
 
     @property
     def latent_domain(self) -> Domain:
@@ -147,8 +153,9 @@ class Latent(nn.Module):
 
     @Where(lambda model: Watched in model.prior_can)
     def meters(self, x: Tensor, condition: Tensor | None = None) -> dict[str, Tensor]:
-        """The prior's, on codes."""
-        return self.prior.meters(self.encode(x, condition), condition)
+        """The prior's, on codes such as it learns from."""
+        z = self.codes(x, condition, generator=stream(0, "meters", device=x.device))
+        return self.prior.meters(z, condition)
 
     # ---- the data
 
@@ -233,7 +240,7 @@ class Latent(nn.Module):
     def log_prior(self, z: Tensor, condition: Tensor | None = None) -> Float[Tensor, "*B"]:
         """log p(z|c), nats: the prior's ``log_prob``; a condition has one row for all or one for each in B."""
         several = self._leading(z)
-        flat = z.view(-1, *self.latent_domain.shape)
+        flat = z.reshape(-1, *self.latent_domain.shape)
         rows = expand(self.condition, condition, several[-1])
         return self.prior.log_prob(flat, _repeated(rows, len(flat) // several[-1])).view(several)
 
