@@ -14,9 +14,10 @@ from pofx.domains import Domain, Images, Tokens, Vectors, require
 from pofx.errors import Unusable
 from pofx.models.autoencoders.grids import GridDecoder, GridEncoder, Size
 from pofx.models.autoencoders.vector_latent import SYMBOL, VectorLatent, mean_weight, one_of
+from pofx.nn.codebooks import Estimator, Update, VectorQuantiser
 from pofx.nn.conv import halvings
 from pofx.nn.mlp import MLP
-from pofx.nn.quantise import Estimator, FiniteScalar, Gumbel, Quantiser, Update, VectorQuantiser, code_shares
+from pofx.nn.quantise import FiniteScalar, Gumbel, Quantiser, code_shares
 from pofx.protocols import Loss, Turn
 
 _CHUNK = 2**24  # numbers drawn, or put out by the decoder, at once, of a bound of many samples
