@@ -58,6 +58,14 @@ def test_every_promise_is_kept(kind, theirs, given, name, arguments, condition):
     assert failures(build, domain, condition, only=tuple(names)) == {}
 
 
+@pytest.mark.parametrize(("kind", "theirs"), [("tokens", "vq-vae"), ("images", "discrete-vae")])
+def test_every_promise_of_a_sum_over_codes_is_kept(kind, theirs):
+    domain = TINY[kind][0]
+    build = over(theirs, domain, None, "gpt", TWO_CLASSES, **GPT)
+    assert {check.name for check, _ in plan(build, TWO_CLASSES)} >= SLOW
+    assert failures(build, domain, TWO_CLASSES, only=tuple(SLOW)) == {}
+
+
 # ---- the run folder
 
 
