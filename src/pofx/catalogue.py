@@ -259,7 +259,7 @@ _TABLE: tuple[Entry, ...] = (
         summary="vq-vae without a codebook: each number of a vector is rounded to a few levels",
         domains=("images",),
         arguments={"quantiser": "scalar"},
-        tiny={"images": {**_TINY_CODES["images"], "levels": (2, 3)}},
+        tiny={"images": {"levels": (2, 3), "width": 8, "blocks": 1}},
     ),
     Entry(
         "discrete-vae",

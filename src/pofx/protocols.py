@@ -147,6 +147,9 @@ class PseudoScores(Protocol):
 class Bounds(Protocol):
     """A stochastic lower bound of log p(x), tighter with more ``samples``: (B,), nats per observation.
 
+    Its exp is in expectation at most p(x|c), as that of a mean of importance weights is, and not only its own
+    expectation at most log p(x|c): so the marginal over classes, log sum_c p(c) exp(elbo(x, c)), is a bound as well.
+
     ``samples`` None: as many as the model trains its bound with, one unless it says otherwise.
     """
 

@@ -63,6 +63,15 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("seed", "data_seed"), int),
     "condition": (dict, type(None)),
 }
+# Of a run that rests on another, what is said of that one.
+_OTHERS: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "latent": {
+        **dict.fromkeys(("run", "model", "identity"), str),
+        **dict.fromkeys(("arguments", "domain"), dict),
+        "condition": (dict, type(None)),
+    },
+    "features": {"features": str, "features_identity": str},
+}
 _MOST = {"planned": 10**12, "validation_rows": 10**9, "sample_chunk": 2**16, "threads": 2**10}
 
 
@@ -85,7 +94,7 @@ class Run:
                 f"{self.folder} is a run of format {written}, this pofx {pofx.__version__} reads format {FORMAT}; "
                 "use the version that wrote it or fit again"
             )
-        wrong = [key for key in (*_KINDS, *_MOST) if not _is_well_formed(self.config, key)]
+        wrong = [key for key in (*_KINDS, *_MOST, *_OTHERS) if not _is_well_formed(self.config, key)]
         if wrong:
             raise Unusable(
                 f"{self.folder}/config.json has no usable {', '.join(wrong)} "
@@ -501,8 +510,15 @@ def _within_memory(chunk: int) -> Iterator[None]:
 def _is_well_formed(config: dict[str, Any], key: str) -> bool:
     value = config.get(key)
     if key in _KINDS:
-        return key in config and isinstance(value, _KINDS[key])
+        return _has(config, {key: _KINDS[key]})
+    if key in _OTHERS:
+        said = value if key == "latent" else config
+        return key not in config or (isinstance(said, dict) and _has(said, _OTHERS[key]))
     return type(value) is int and (0 if key == "planned" else 1) <= value <= _MOST[key]
+
+
+def _has(said: dict[str, Any], kinds: dict[str, type | tuple[type, ...]]) -> bool:
+    return all(name in said and isinstance(said[name], kind) for name, kind in kinds.items())
 
 
 def _settings(method: Callable[..., Any]) -> list[str]:

@@ -11,6 +11,7 @@ from codes import TinyCodes
 
 from pofx.catalogue import find
 from pofx.conditions import Classes
+from pofx.distributions import Symbols
 from pofx.domains import Images, Tokens, Vectors
 from pofx.errors import Unusable
 from pofx.models.composed import latent
@@ -43,6 +44,8 @@ TINY = {
     "vae": {"latent_dim": 2, "hidden": (8,)},
     "wgan-gp": {"latent_dim": 2, "hidden": (8,)},
     "copy": {},
+    "wae": {"latent_dim": 2, "hidden": (8,)},
+    "autoencoder": {"latent_dim": 1, "hidden": (8,)},
 }
 
 
@@ -106,6 +109,14 @@ def test_without_its_class_the_bound_is_of_the_mixture():
     assert ((bound.mean(0) - each.logsumexp(0)).abs() < 5 * bound.std(0) / 8**0.5 + 0.02).all()
 
 
+def test_no_more_is_drawn_at_once_than_memory_is_given(monkeypatch):
+    model, draw, drawn = of_symbols(), Symbols.rsample, []
+    monkeypatch.setattr(latent, "_CHUNK", 16 * 256 * 10)
+    monkeypatch.setattr(Symbols, "rsample", lambda q, n, **given: drawn.append(n) or draw(q, n, **given))
+    model.elbo(every_observation(DOMAIN), samples=23, generator=stream(0, "z"))
+    assert drawn == [10, 10, 3]
+
+
 def test_a_certain_code_is_scored_once():
     model, x = of_symbols(certain=True), every_observation(DOMAIN)
     z = model.encode(x)
@@ -149,6 +160,15 @@ def test_a_bound_needs_a_sample(samples):
         of_symbols().elbo(every_observation(DOMAIN), samples=samples, generator=stream(0, "none"))
 
 
+@pytest.mark.parametrize("theirs", ["vq-vae", "discrete-vae"])
+def test_the_prior_takes_several_draws(theirs):
+    autoencoder = find(theirs).build(DOMAIN, **find(theirs).tiny["images"])
+    model, x = over(autoencoder, "gpt"), every_observation(DOMAIN)
+    z = model.posterior(x).rsample(3, generator=stream(0, "z"))
+    each = torch.stack([model.log_prior(some) for some in z])
+    torch.testing.assert_close(model.log_prior(z), each)
+
+
 # ---- what it can do
 
 
@@ -168,6 +188,26 @@ def test_a_method_is_there_only_where_it_is_true(prior, has, lacks):
     assert has <= able
     assert not lacks & able
     assert Scores not in able
+
+
+def test_what_the_prior_says_of_itself_is_said_of_both():
+    told = over(trained_vae(latent_dim=2), "wae")
+    assert told.whole_batch == told.prior.whole_batch != ""
+    assert over(trained_vae(latent_dim=2), "made").whole_batch == ""
+    cures = over(trained_vae(latent_dim=2), "autoencoder").cures
+    assert "fit one that does" in cures[Samples], "no prior is fitted on the run of a prior"
+    assert "--latent" not in cures[Samples]
+
+
+def test_meters_are_of_codes_such_as_the_prior_learns_from():
+    model, x = over(trained_vae(latent_dim=2).float(), "vae"), every_observation(DOMAIN).repeat(50, 1, 1, 1)
+    seen = []
+    model.prior.meters = lambda z, condition=None: seen.append(z) or {}
+    model.meters(x)
+    model.meters(x)
+    q = model.posterior(x)
+    assert seen[0].equal(seen[1])
+    assert 0.8 < float(((seen[0] - q.mode) ** 2 / (0.5 * q.log_var).exp() ** 2).mean()) < 1.2
 
 
 def test_an_autoencoder_without_a_posterior_gives_no_bound():

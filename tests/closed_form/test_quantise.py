@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pofx.errors import Unusable
-from pofx.nn.quantise import FiniteScalar, Gumbel, VectorQuantiser, k_means, rotated, straight_through
+from pofx.nn.codebooks import VectorQuantiser, k_means, rotated
+from pofx.nn.quantise import FiniteScalar, Gumbel, straight_through
 from pofx.protocols import Progress
 from pofx.randomness import Shared, seeded_init, stream
 

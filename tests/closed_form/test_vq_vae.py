@@ -10,6 +10,7 @@ from pofx import data as sources
 from pofx.catalogue import find
 from pofx.conditions import Classes
 from pofx.data.dataset import Rows
+from pofx.distributions import Symbols
 from pofx.domains import Images, Tokens, Vectors
 from pofx.errors import Unusable
 from pofx.evaluate.codes import code_scores
@@ -43,8 +44,9 @@ DOMAINS = [
 
 
 def build(domain, **arguments):
+    small = {**SMALL, "codes": None, "code_dim": None} if arguments.get("quantiser") == "scalar" else SMALL
     with seeded_init(0):
-        return VQVAE(domain, **{**SMALL, **arguments})
+        return VQVAE(domain, **{**small, **arguments})
 
 
 def observations(domain, n=32):
@@ -123,6 +125,15 @@ def test_samples_in_chunks_are_samples_at_once(monkeypatch):
     torch.testing.assert_close(model.elbo(x, samples=50, generator=stream(0, "z")), whole)
 
 
+def test_no_more_is_drawn_at_once_than_memory_is_given(monkeypatch):
+    model = build(Images(1, 2, 2, levels=3), quantiser="gumbel", codes=100)
+    x, draw, drawn = every_observation(model.domain)[:5], Symbols.rsample, []
+    monkeypatch.setattr("pofx.models.autoencoders.vq_vae._CHUNK", 5000)
+    monkeypatch.setattr(Symbols, "rsample", lambda q, n, **given: drawn.append(n) or draw(q, n, **given))
+    model.elbo(x, samples=23, generator=stream(0, "z"))
+    assert drawn == [10, 10, 3], "5000 numbers are 10 draws of 5 pictures of one symbol of 100"
+
+
 def test_meters_count_the_codes():
     """Two codes of four in use, one of them three times as often."""
     model = build(Vectors(1), slots=1)
@@ -153,6 +164,22 @@ def test_evaluation_shows_the_use_of_each_codebook(arguments):
     assert code_scores(find("vae").build(data.domain), data, clock=Clock.of(60), **given) == []
 
 
+def test_a_codebook_starts_from_batches_of_rows(monkeypatch):
+    model, x, lengths = build(Vectors(2)), torch.randn(100, 2, generator=stream(0, "x")), []
+    slots = model.slots
+    monkeypatch.setattr("pofx.models.autoencoders.vq_vae._ROWS", 12)
+    monkeypatch.setattr(model, "slots", lambda x, c=None: lengths.append(len(x)) or slots(x, c))
+    model.adapt(x, generator=stream(0, "adapt"))
+    assert lengths == [12, 12, 8], "128 vectors for 4 codes, of 4 slots a row"
+
+
+@pytest.mark.parametrize("arguments", [{"quantiser": "scalar"}, {"quantiser": "gumbel"}])
+def test_nothing_is_encoded_where_nothing_starts(arguments, monkeypatch):
+    model = build(Vectors(2), **arguments)
+    monkeypatch.setattr(model, "slots", None)
+    model.adapt(torch.randn(100, 2, generator=stream(0, "x")), generator=stream(0, "adapt"))
+
+
 def test_training_brings_a_dead_codebook_to_life():
     """All codes but one far from every vector: without revival they stay there, with it they come into use."""
     x = torch.randn(512, 2, generator=stream(0, "x"))
@@ -179,7 +206,19 @@ def test_training_brings_a_dead_codebook_to_life():
         (Images(1, 8, 8), {"halve": 4}, "halve must be 0 to 3 for sides of 8 and 8, got 4"),
         (Images(1, 8, 8), {"halve": -1}, "got -1"),
         (Vectors(2), {"slots": 0}, "slots must be at least 1, got 0"),
-        (Images(1, 8, 8), {"depth": 2, "quantiser": "gumbel"}, "depth above 1 is for quantiser 'vector'"),
+        (Images(1, 8, 8), {"depth": 2, "quantiser": "gumbel"}, "depth is for quantiser 'vector', got 2 for 'gumbel'"),
+        (
+            Images(1, 8, 8),
+            {"codes": 256, "quantiser": "scalar"},
+            "codes is for quantiser 'vector' or 'gumbel', got 256",
+        ),
+        (Images(1, 8, 8), {"normalise": True, "quantiser": "scalar"}, "normalise is for .*; leave normalise out"),
+        (Images(1, 8, 8), {"levels": (8, 8)}, "levels is for quantiser 'scalar', got .* for 'vector'"),
+        (Images(1, 8, 8), {"coldest": 0.5}, "coldest is for quantiser 'gumbel'"),
+        (Images(1, 8, 8), {"commitment": math.nan}, "commitment must be at least 0 and finite, got nan"),
+        (Images(1, 8, 8), {"beta": math.nan}, "beta must be at least 0 and finite, got nan"),
+        (Images(1, 8, 8), {"beta": math.inf}, "beta must be at least 0 and finite, got inf"),
+        (Images(1, 8, 8), {"revive": math.nan}, "revive must be in"),
         (Images(1, 8, 8), {"decay": 1.0}, "decay must be in"),
         (Images(1, 8, 8), {"commitment": -1.0}, "commitment must be at least 0"),
         (Images(1, 8, 8), {"width": 0}, "width must be at least 1"),

@@ -1,6 +1,7 @@
 """A prior on the codes of a run: the promises of the contract, and a run folder that stands on its own."""
 
 import copy
+import json
 import re
 import shutil
 from functools import partial
@@ -25,8 +26,8 @@ from pofx.testing.specimens import specimen
 from pofx.train import checkpoint
 
 GPT = {"width": 8, "layers": 1, "heads": 2}
-# Half a minute each, or by a grid that is made for codes that are N(0, I): the bound of Latent is held against sums and
-# integrals of its own in closed_form/test_latent.py.
+# Half a minute each, or by a grid that is made for codes that are N(0, I): where codes are numbers, the bound of Latent
+# is held against integrals of its own in closed_form/test_latent.py.
 SLOW = {"bound_meets_quadrature", "bound_has_no_mass_above_one", "bound_is_below_the_truth", "samples_meet_the_bound"}
 
 
@@ -55,6 +56,14 @@ def test_every_promise_is_kept(kind, theirs, given, name, arguments, condition):
     names = {check.name for check, _ in plan(build, condition)} - SLOW
     assert "saved_and_loaded_gives_the_same_bits" in names
     assert failures(build, domain, condition, only=tuple(names)) == {}
+
+
+@pytest.mark.parametrize(("kind", "theirs"), [("tokens", "vq-vae"), ("images", "discrete-vae")])
+def test_every_promise_of_a_sum_over_codes_is_kept(kind, theirs):
+    domain = TINY[kind][0]
+    build = over(theirs, domain, None, "gpt", TWO_CLASSES, **GPT)
+    assert {check.name for check, _ in plan(build, TWO_CLASSES)} >= SLOW
+    assert failures(build, domain, TWO_CLASSES, only=tuple(SLOW)) == {}
 
 
 # ---- the run folder
@@ -170,6 +179,34 @@ def test_the_weights_of_another_autoencoder_are_refused(home, tmp_path):
     checkpoint.save(tmp_path / "run" / "model.safetensors", tensors, plain)
     with pytest.raises(Unusable, match=r"do not fit each other .*was fitted on the codes of autoencoder \w{16}, and"):
         load(tmp_path / "run").sample(1)
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        *({"latent": value} for value in ({}, [], None, "vae", {"run": "vae"})),
+        *({"features": value} for value in ({}, [], None, 3, "vae:")),  # the last without an identity
+    ],
+    ids=str,
+)
+def test_a_spoilt_record_of_another_run_is_refused_in_one_line(home, tmp_path, spoilt):
+    shutil.copytree(home / "made", tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | spoilt))
+    with pytest.raises(Unusable, match=rf"no usable {next(iter(spoilt))} \(got .*\); restore it") as refused:
+        fitting.fit("made", "digits", latent=tmp_path / "run", out=tmp_path / "over", device="cpu")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("part", ["run", "model", "arguments", "domain", "condition", "identity"])
+def test_each_part_of_the_record_is_of_its_kind(home, tmp_path, part):
+    shutil.copytree(home / "made", tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    config["latent"][part] = 3
+    path.write_text(json.dumps(config))
+    with pytest.raises(Unusable, match="no usable latent"):
+        load(tmp_path / "run")
 
 
 def test_a_prior_does_not_go_on_where_its_autoencoder_has_changed(home, tmp_path, monkeypatch):

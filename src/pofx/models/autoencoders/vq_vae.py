@@ -13,14 +13,21 @@ from pofx.distributions import Independent, Kind, PointMass, Symbols
 from pofx.domains import Domain, Images, Tokens, Vectors, require
 from pofx.errors import Unusable
 from pofx.models.autoencoders.grids import GridDecoder, GridEncoder, Size
-from pofx.models.autoencoders.vector_latent import SYMBOL, VectorLatent, one_of
+from pofx.models.autoencoders.vector_latent import SYMBOL, VectorLatent, mean_weight, one_of
+from pofx.nn.codebooks import Estimator, Update, VectorQuantiser
 from pofx.nn.conv import halvings
 from pofx.nn.mlp import MLP
-from pofx.nn.quantise import Estimator, FiniteScalar, Gumbel, Quantiser, Update, VectorQuantiser, code_shares
+from pofx.nn.quantise import FiniteScalar, Gumbel, Quantiser, code_shares
 from pofx.protocols import Loss, Turn
 
-_CHUNK = 2**24  # numbers that the decoder puts out at once, of a bound of many samples
+_CHUNK = 2**24  # numbers drawn, or put out by the decoder, at once, of a bound of many samples
 _STARTS = 2**14  # vectors that a codebook starts from, or twice as many as it has codes
+_ROWS = 1024  # encoded at once, for these
+_READ = {  # arguments that a quantiser reads
+    "vector": ("codes", "code_dim", "depth", "update", "gradient", "decay", "commitment", "revive", "normalise"),
+    "scalar": ("levels",),
+    "gumbel": ("codes", "code_dim", "coldest"),
+}
 
 
 class VQVAE(VectorLatent):
@@ -35,24 +42,28 @@ class VQVAE(VectorLatent):
     Source: van den Oord et al. 2017, arXiv:1711.00937, eq. (3); ``depth``: Lee et al. 2022, arXiv:2203.01941;
     "scalar": Mentzer et al. 2023, arXiv:2309.15505; "gumbel": Ramesh et al. 2021, arXiv:2102.12092.
 
+    An argument that the quantiser does not read is refused.
+
     Args:
         quantiser: "vector", the nearest of K codes; "scalar", each number rounded to a level; "gumbel", a code drawn.
-        codes: K; None: 512 for pictures above 16x16, else 64.
-        code_dim: numbers in a code; None: 16.
-        depth: codes for each vector, each of what those before it leave ("vector" alone).
-        levels: of each number of a vector ("scalar" alone): K is their product.
+        codes: K, not of "scalar"; None: 512 for pictures above 16x16, else 64.
+        code_dim: numbers in a code, not of "scalar"; None: 16.
+        depth: codes for each vector, each of what those before it leave ("vector" alone); None: 1.
+        levels: of each number of a vector ("scalar" alone): K is their product; None: 8, 8, 8.
         slots: vectors that vectors are coded in; pictures and texts have one for each place of a grid.
         halve: how often a picture's or text's sides are halved to a grid; None: once up to 16, else twice.
         hidden: sizes of the MLPs' hidden layers, for vectors; None: 128, 128.
         width: channels of the first convolution.
         blocks: residual blocks of the encoder and of the decoder.
-        update: codes are running means of what is nearest to them ("ema"), or learnt by "gradient".
-        gradient: how it passes the quantiser, "straight-through" or by "rotation" (Fifty et al. 2024).
-        decay: of the running means.
-        commitment: weight of what holds the encoder to its codes.
-        revive: codes used less than this share of the mean use begin anew; 0: never.
-        normalise: vectors and codes have length 1.
-        coldest: temperature of "gumbel" at the end; it falls from 1.
+        update: codes of "vector" are running means of what is nearest to them ("ema"), or learnt by "gradient"; None:
+            "ema".
+        gradient: how it passes "vector", "straight-through" or by "rotation" (Fifty et al. 2024); None:
+            "straight-through".
+        decay: of the running means; None: 0.95.
+        commitment: weight of what holds the encoder to its codes ("vector" alone); None: 0.25.
+        revive: codes of "vector" used less than this share of the mean use begin anew; 0: never; None: 0.3.
+        normalise: vectors and codes of "vector" have length 1; None: they have not.
+        coldest: temperature of "gumbel" at the end; it falls from 1; None: 1/16.
         likelihood: "auto" is Bernoulli for 2 levels, discretised logistics for more, a categorical for symbols and
             colours of a palette, a normal for real numbers.
         mixtures: logistics mixed for each pixel; None: 1 up to 32 levels, else 3.
@@ -69,20 +80,20 @@ class VQVAE(VectorLatent):
         quantiser: Literal["vector", "scalar", "gumbel"] = "vector",
         codes: int | None = None,
         code_dim: int | None = None,
-        depth: int = 1,
-        levels: tuple[int, ...] = (8, 8, 8),
+        depth: int | None = None,
+        levels: tuple[int, ...] | None = None,
         slots: int = 4,
         halve: int | None = None,
         hidden: tuple[int, ...] | None = None,
         width: int = 32,
         blocks: int = 2,
-        update: Update = "ema",
-        gradient: Estimator = "straight-through",
-        decay: float = 0.95,
-        commitment: float = 0.25,
-        revive: float = 0.3,
-        normalise: bool = False,
-        coldest: float = 1 / 16,
+        update: Update | None = None,
+        gradient: Estimator | None = None,
+        decay: float | None = None,
+        commitment: float | None = None,
+        revive: float | None = None,
+        normalise: bool | None = None,
+        coldest: float | None = None,
         likelihood: Kind = "auto",
         mixtures: int | None = None,
         spread: Literal["each", "shared", "unit"] = "each",
@@ -90,14 +101,15 @@ class VQVAE(VectorLatent):
         drop: float = 0.1,
     ) -> None:
         require("vq-vae", domain, Images, Vectors, Tokens)
-        _check_arguments(quantiser, depth, slots, blocks, update, gradient, decay, commitment, revive, beta)
+        given = {
+            "codes": codes, "code_dim": code_dim, "depth": depth, "levels": levels, "update": update,
+            "gradient": gradient, "decay": decay, "commitment": commitment, "revive": revive, "normalise": normalise,
+            "coldest": coldest,
+        }  # fmt: skip
+        settings = {name: value for name, value in given.items() if value is not None}
+        _check_arguments(quantiser, settings, slots=slots, blocks=blocks, beta=beta)
         sizes = None if isinstance(domain, Vectors) else _sizes(domain, halve)
-        chosen = codes if codes is not None else 512 if sizes and max(sizes[0]) > 16 else 64
-        coder = _quantiser(
-            quantiser, chosen, 16 if code_dim is None else code_dim, levels, coldest,
-            depth=depth, update=update, gradient=gradient, decay=decay, commitment=commitment, revive=revive,
-            normalise=normalise,
-        )  # fmt: skip
+        coder = _quantiser(quantiser, settings, codes=512 if sizes and max(sizes[0]) > 16 else 64)
         places = slots if sizes is None else math.prod(sizes[-1])
         made = partial(_on_slots, hidden=hidden) if sizes is None else partial(
             _on_grid, sizes=sizes, inputs=coder.width, blocks=blocks, width=width
@@ -130,13 +142,18 @@ class VQVAE(VectorLatent):
 
     @torch.no_grad()
     def adapt(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator) -> None:
-        """Also starts the codebook, by k-means of what the untrained encoder puts out for some of the rows."""
+        """Also starts a codebook, by k-means of what the untrained encoder puts out for some of the rows."""
         super().adapt(x, condition, generator=generator)
+        if not self.quantiser.starts:
+            return
         wanted = max(2 * self.quantiser.vocabulary, min(_STARTS, 32 * self.quantiser.vocabulary))
         n = min(len(x), math.ceil(wanted * self.quantiser.depth / self.length))
         rows = torch.randperm(len(x), generator=generator, device=generator.device)[:n].to(x.device)
-        c = None if condition is None else condition[rows]
-        self.quantiser.start(self.slots(x[rows].to(self.bias.device), c), generator=generator)
+        y = [
+            self.slots(x[some].to(self.bias.device), None if condition is None else condition[some])
+            for some in rows.split(_ROWS)
+        ]
+        self.quantiser.start(torch.cat(y), generator=generator)
 
     def inside(self, x: Tensor) -> Tensor:
         """What the encoder reads; a text is a picture of one row."""
@@ -201,10 +218,14 @@ class VQVAE(VectorLatent):
             )
         c = expand(self.condition, condition, len(x))
         q = self.posterior(x, c)
-        samples = 1 if isinstance(q, PointMass) else samples
-        several = q.rsample(samples, generator=generator).split(max(1, _CHUNK // (len(x) * len(self.bias))))
-        log_w = [self.decode(z, c).log_prob(x) + self.log_prior(z, c) - q.log_prob(z) for z in several]
-        return torch.cat(log_w).logsumexp(0) - math.log(samples)
+
+        def log_w(n: int) -> Float[Tensor, "n B"]:
+            z = q.rsample(n, generator=generator)
+            return self.decode(z, c).log_prob(x) + self.log_prior(z, c) - q.log_prob(z)
+
+        numbers = max(len(self.bias), self.length * self.quantiser.vocabulary)
+        at_once = max(1, _CHUNK // (len(x) * numbers))
+        return mean_weight(log_w, 1 if isinstance(q, PointMass) else samples, at_once=at_once)
 
     @torch.no_grad()
     def sample(self, n: int, condition: Tensor | None = None, *, generator: Generator, mean: bool = False) -> Tensor:
@@ -239,12 +260,13 @@ class VQVAE(VectorLatent):
         return {"codes_used": used.mean(), "perplexity": (-torch.xlogy(shares, shares).sum(1)).exp().mean()}
 
 
-def _quantiser(
-    kind: str, codes: int, width: int, levels: tuple[int, ...], coldest: float, **settings: Any
-) -> Quantiser:
-    if kind == "vector":
-        return VectorQuantiser(codes, width, **settings)
-    return Gumbel(codes, width, coldest=coldest) if kind == "gumbel" else FiniteScalar(levels)
+def _quantiser(kind: str, settings: dict[str, Any], *, codes: int) -> Quantiser:
+    """Of the settings that were given; ``codes`` where they say nothing of it."""
+    if kind == "scalar":
+        return FiniteScalar(**settings)
+    made = VectorQuantiser if kind == "vector" else Gumbel
+    settings = {"codes": codes, "code_dim": 16} | settings
+    return made(settings.pop("codes"), settings.pop("code_dim"), **settings)
 
 
 def _sizes(domain: Images | Tokens, halve: int | None) -> list[Size]:
@@ -286,28 +308,19 @@ def _recipe(domain: Domain) -> dict[str, Any]:
     return {"batch_size": 64, "learning_rate": 2e-3, "weight_decay": 0.01}
 
 
-def _check_arguments(
-    quantiser: str,
-    depth: int,
-    slots: int,
-    blocks: int,
-    update: str,
-    gradient: str,
-    decay: float,
-    commitment: float,
-    revive: float,
-    beta: float,
-) -> None:
-    one_of("quantiser", quantiser, ("vector", "scalar", "gumbel"))
-    one_of("update", update, ("ema", "gradient"))
-    one_of("gradient", gradient, ("straight-through", "rotation"))
-    if depth > 1 and quantiser != "vector":
-        raise Unusable(f"depth above 1 is for quantiser 'vector', got {quantiser!r}; leave depth out")
+def _check_arguments(quantiser: str, settings: dict[str, Any], *, slots: int, blocks: int, beta: float) -> None:
+    one_of("quantiser", quantiser, _READ)
+    for name, value in settings.items():
+        if name not in _READ[quantiser]:
+            readers = " or ".join(repr(kind) for kind, read in _READ.items() if name in read)
+            raise Unusable(f"{name} is for quantiser {readers}, got {value} for {quantiser!r}; leave {name} out")
+    one_of("update", settings.get("update", "ema"), ("ema", "gradient"))
+    one_of("gradient", settings.get("gradient", "straight-through"), ("straight-through", "rotation"))
     if slots < 1:
         raise Unusable(f"slots must be at least 1, got {slots}; leave it out for 4")
-    for name, value in {"blocks": blocks, "commitment": commitment, "beta": beta}.items():
-        if value < 0:
-            raise Unusable(f"{name} must be at least 0, got {value}; leave it out for the default")
-    for name, value in {"decay": decay, "revive": revive}.items():
-        if not 0 <= value < 1:
-            raise Unusable(f"{name} must be in [0, 1), got {value}; leave it out for the default")
+    for name, value in {"blocks": blocks, "commitment": settings.get("commitment", 0), "beta": beta}.items():
+        if not 0 <= value < math.inf:
+            raise Unusable(f"{name} must be at least 0 and finite, got {value}; leave it out for the default")
+    for name in ("decay", "revive"):
+        if not 0 <= settings.get(name, 0) < 1:
+            raise Unusable(f"{name} must be in [0, 1), got {settings[name]}; leave it out for the default")

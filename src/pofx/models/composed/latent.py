@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from pofx.conditions import expand, marginal, rows_for
+from pofx.distributions import PointMass
 from pofx.domains import Domain
 from pofx.errors import Unusable
 from pofx.protocols import (
@@ -31,12 +32,14 @@ from pofx.protocols import (
     Watched,
     capabilities,
 )
+from pofx.randomness import stream
 
 # Numbers of observations and codes at once, while a bound of many samples is computed some of them at a time.
 _CHUNK = 2**24
 _ROWS = 1024  # encoded at once, of a whole training split
 # Settings of a prior's sampler that are about its observations, which here are codes and not what is drawn.
 _OF_CODES = ("watch", "length")
+_SAMPLING = "its prior draws no codes; fit one that does, such as gaussian-mixture, on those of the same autoencoder"
 
 
 class Where:
@@ -102,6 +105,10 @@ class Latent(nn.Module):
         self.recipe = getattr(prior, "recipe", {})
         self.surrogate = getattr(prior, "surrogate", "") or "the prior's loss on codes: all of the bound that learns"
         self.biased_gradient = getattr(prior, "biased_gradient", "")
+        self.whole_batch = getattr(prior, "whole_batch", "")
+        self.cures: dict[type, str] = dict(getattr(prior, "cures", {}))
+        if Samples in self.cures:  # by a prior of its own codes, and no prior is fitted on this run
+            self.cures[Samples] = _SAMPLING
 
     @property
     def latent_domain(self) -> Domain:
@@ -146,8 +153,9 @@ class Latent(nn.Module):
 
     @Where(lambda model: Watched in model.prior_can)
     def meters(self, x: Tensor, condition: Tensor | None = None) -> dict[str, Tensor]:
-        """The prior's, on codes."""
-        return self.prior.meters(self.encode(x, condition), condition)
+        """The prior's, on codes such as it learns from."""
+        z = self.codes(x, condition, generator=stream(0, "meters", device=x.device))
+        return self.prior.meters(z, condition)
 
     # ---- the data
 
@@ -196,11 +204,7 @@ class Latent(nn.Module):
         latent = self.latent_domain
         numbers = max(256, self.domain.dims, latent.dims * getattr(latent, "vocabulary", 32))
         chunk = max(1, _CHUNK // (rows * numbers))
-        if not latent.dtype.is_floating_point:
-            z = q.rsample(samples, generator=generator)
-            # Where q is certain, all draws are one, and so is their mean: it is scored once.
-            yield from (z[:1] if bool((z == z[:1]).all()) else z).split(chunk)
-            return
+        samples = 1 if isinstance(q, PointMass) else samples  # all draws are one, and so is their mean
         for start in range(0, samples, chunk):
             yield q.rsample(min(chunk, samples - start), generator=generator)
 
@@ -236,7 +240,7 @@ class Latent(nn.Module):
     def log_prior(self, z: Tensor, condition: Tensor | None = None) -> Float[Tensor, "*B"]:
         """log p(z|c), nats: the prior's ``log_prob``; a condition has one row for all or one for each in B."""
         several = self._leading(z)
-        flat = z.view(-1, *self.latent_domain.shape)
+        flat = z.reshape(-1, *self.latent_domain.shape)
         rows = expand(self.condition, condition, several[-1])
         return self.prior.log_prob(flat, _repeated(rows, len(flat) // several[-1])).view(several)
 
