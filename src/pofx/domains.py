@@ -241,6 +241,16 @@ def domain_from_config(config: dict[str, Any]) -> Domain:
     raise Unusable(f"a domain is 'images', 'tokens' or 'vectors', got {config.get('kind')!r}; is this run whole?")
 
 
+def in_words(domain: Domain) -> str:
+    """What observations are, for a message."""
+    if isinstance(domain, Images):
+        values = f"{domain.levels} colours of its own palette" if domain.palette else f"{domain.levels} levels"
+        return f"pictures of {domain.channels} x {domain.height} x {domain.width}, {values}"
+    if isinstance(domain, Tokens):
+        return f"texts of {domain.length} symbols from {domain.vocabulary}"
+    return f"vectors of {domain.dim} numbers"
+
+
 def in_unit(log_p: float, domain: Domain) -> float:
     """-log p from nats per observation to the domain's unit: bits per dimension or symbol; nats for vectors."""
     return -log_p if isinstance(domain, Vectors) else -log_p / (domain.dims * math.log(2))

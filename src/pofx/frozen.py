@@ -6,6 +6,7 @@ from typing import Any
 from pofx.building import MEANING, autoencoder_identity
 from pofx.catalogue import Entry, entries
 from pofx.data.dataset import Data
+from pofx.domains import in_words
 from pofx.errors import Unusable
 from pofx.protocols import Decodes, Encodes
 from pofx.runs import Run, load
@@ -45,7 +46,8 @@ def recorded(run: Run, data: Data) -> dict[str, Any]:
     if run.domain != data.domain:
         raise Unusable(
             f"--latent takes a run on data of the same kind, got {run.folder} on {run.config['source']} "
-            f"({run.domain}) for {data.source} ({data.domain}); fit the prior on the source of that run"
+            f"({in_words(run.domain)}) for {data.source} ({in_words(data.domain)}); fit the prior on the "
+            "source of that run, with its options"
         )
     what = {part: run.config[part] for part in MEANING}
     return {"run": str(run.folder.resolve()), **what, "identity": autoencoder_identity(what, run.model.state_dict())}

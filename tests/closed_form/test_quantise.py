@@ -231,7 +231,7 @@ def test_gumbel_cools_by_half_a_cosine():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: VectorQuantiser(1, 4), "at least 2 codes, got 1"),
+        (lambda: VectorQuantiser(1, 4), "2 to 1048576 codes, got 1"),
         (lambda: VectorQuantiser(4, 0), "code_dim must be at least 1, got 0"),
         (lambda: VectorQuantiser(4, 4, depth=0), "depth must be at least 1, got 0"),
         (lambda: VectorQuantiser(4, 4, depth=2, normalise=True), "normalise needs depth 1"),

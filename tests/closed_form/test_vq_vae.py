@@ -201,8 +201,8 @@ def test_training_brings_a_dead_codebook_to_life():
 @pytest.mark.parametrize(
     ("domain", "arguments", "message"),
     [
-        (Images(1, 8, 8), {"codes": 1}, "at least 2 codes, got 1"),
-        (Images(1, 8, 8), {"codes": 0}, "at least 2 codes, got 0"),
+        (Images(1, 8, 8), {"codes": 1}, "2 to 1048576 codes, got 1"),
+        (Images(1, 8, 8), {"codes": 0}, "2 to 1048576 codes, got 0"),
         (Images(1, 8, 8), {"halve": 4}, "halve must be 0 to 3 for sides of 8 and 8, got 4"),
         (Images(1, 8, 8), {"halve": -1}, "got -1"),
         (Vectors(2), {"slots": 0}, "slots must be at least 1, got 0"),

@@ -11,9 +11,9 @@ from pofx import catalogue, fitting, runs
 from pofx import data as sources
 from pofx.cli.bar import Bar, page, printer
 from pofx.cli.drawing import Destination, beside_what_was_given
-from pofx.cli.inputs import chosen, described, observations, prompt
+from pofx.cli.inputs import chosen, observations, prompt
 from pofx.cli.parser import DRAWN_FLAGS, SOURCE_FLAGS
-from pofx.domains import Images
+from pofx.domains import Images, in_words
 from pofx.errors import Unusable
 from pofx.evaluate.score import Score
 from pofx.files import write_json, write_text
@@ -29,7 +29,7 @@ def data_command(options: argparse.Namespace) -> int:
         options.source, seed=options.seed, condition=options.condition, **chosen(options, SOURCE_FLAGS)
     )
     say = printer(options)
-    say(f"{report.source}: {described(report.domain) if report.domain else 'no observations'}")
+    say(f"{report.source}: {in_words(report.domain) if report.domain else 'no observations'}")
     if report.counts:
         split = f" (split: {report.data.split})" if report.data is not None else ""
         say("  " + ", ".join(f"{n:,} {name}" for name, n in report.counts.items()) + split)

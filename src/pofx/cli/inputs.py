@@ -15,7 +15,7 @@ from pofx.cli.bar import printer
 from pofx.cli.parser import SOURCE_FLAGS
 from pofx.data.maps import partly_read
 from pofx.data.pictures import is_picture, read_picture
-from pofx.domains import Domain, Images, Tokens
+from pofx.domains import Domain, Images, Tokens, in_words
 from pofx.errors import Unusable
 from pofx.rendering import tokens_of
 from pofx.runs import Run
@@ -73,7 +73,7 @@ def prompt(run: Run, options: argparse.Namespace, n: int) -> tuple[Tensor, Tenso
 
 def _require_domain(run: Run, source: str, domain: Domain) -> None:
     if domain != run.domain:
-        theirs, ours = described(domain), described(run.domain)
+        theirs, ours = in_words(domain), in_words(run.domain)
         differs = " of another alphabet, palette or name of columns" if theirs == ours else ""
         raise Unusable(
             f"{source} is {theirs}{differs}, but {run.folder} was fitted on {ours}; give data of the same kind"
@@ -102,13 +102,3 @@ def _text_of(prompt: str, *, records: bool) -> str:
     if path.suffix == ".txt" and not any(c.isspace() for c in prompt):
         raise Unusable(f"there is no file {prompt!r}; check the path, or type a prompt that does not end in .txt")
     return prompt
-
-
-def described(domain: Domain) -> str:
-    """What observations are, for a message."""
-    if isinstance(domain, Images):
-        values = f"{domain.levels} colours of its own palette" if domain.palette else f"{domain.levels} levels"
-        return f"pictures of {domain.channels} x {domain.height} x {domain.width}, {values}"
-    if isinstance(domain, Tokens):
-        return f"texts of {domain.length} symbols from {domain.vocabulary}"
-    return f"vectors of {domain.dim} numbers"

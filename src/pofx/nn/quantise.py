@@ -17,6 +17,8 @@ from pofx.errors import Unusable
 from pofx.protocols import Progress
 from pofx.randomness import rand
 
+MOST = 2**20  # codes: whoever counts them holds as many numbers
+
 
 @dataclass(frozen=True)
 class Quantised:
@@ -50,8 +52,8 @@ class Quantiser(nn.Module, ABC):
 
     def __init__(self, vocabulary: int, width: int, depth: int = 1) -> None:
         super().__init__()
-        if vocabulary < 2:
-            raise Unusable(f"a codebook needs at least 2 codes, got {vocabulary}; leave it out for the default")
+        if not 2 <= vocabulary <= MOST:
+            raise Unusable(f"a codebook needs 2 to {MOST} codes, got {vocabulary}; leave it out for the default")
         for name, size in {"code_dim": width, "depth": depth}.items():
             if size < 1:
                 raise Unusable(f"{name} must be at least 1, got {size}; leave it out for the default")

@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 
 from pofx.conditions import expand, marginal, rows_for
 from pofx.distributions import PointMass
-from pofx.domains import Domain
+from pofx.domains import Domain, in_words
 from pofx.errors import Unusable
 from pofx.protocols import (
     Adapts,
@@ -272,8 +272,8 @@ def _check(autoencoder: Any, prior: Any) -> None:
         )
     if prior.domain != autoencoder.latent_domain:
         raise Unusable(
-            f"a prior models the codes of its autoencoder, which are {autoencoder.latent_domain}, and this one models "
-            f"{prior.domain}; build it with autoencoder.latent_domain"
+            f"a prior models the codes of its autoencoder, which are {in_words(autoencoder.latent_domain)}, and "
+            f"this one models {in_words(prior.domain)}; build it with autoencoder.latent_domain"
         )
     theirs = autoencoder.condition
     if theirs is not None and theirs != prior.condition:
