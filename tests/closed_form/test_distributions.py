@@ -10,6 +10,7 @@ from pofx.distributions import (
     Bernoulli,
     Categorical,
     DiagonalNormal,
+    FullNormal,
     DiscretisedLogistic,
     DiscretisedLogisticMixture,
     DiscretisedNormal,
@@ -108,6 +109,21 @@ def test_rsample_has_the_moments_and_carries_the_gradient():
     z.sum().backward()
     torch.testing.assert_close(mu.grad, torch.full((1, 2), 40_000.0))
     assert torch.count_nonzero(log_var.grad) == 2
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "full"])
+def test_narrow_normals_keep_their_digits(kind):
+    """The density of draws under each of many: as narrow as a network's, in fp32, also where bf16 is asked for."""
+    mu, tril = randn(40, 8), (randn(40, 8, 8) * 1e-3).tril(-1) + math.exp(-5.5) * torch.eye(8).double()
+    exact = DiagonalNormal(mu, torch.full_like(mu, -11.0)) if kind == "diagonal" else FullNormal(mu, tril)
+    z = exact.rsample(1, generator=stream(0, "z"))[0].float()
+    parts = (exact.mu.float(), (exact.log_var if kind == "diagonal" else exact.tril).float())
+    single, double = type(exact)(*parts), type(exact)(*(part.double() for part in parts))
+    truth = double.log_prob_by_each(z.double()).diagonal()
+    assert float((single.log_prob_by_each(z).diagonal() - truth).abs().max()) < 2e-3
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert float((single.log_prob_by_each(z).diagonal() - truth).abs().max()) < 2e-3
+        assert float((single.log_prob(z) - truth).abs().max()) < 2e-3
 
 
 def test_normals_agree_with_torch():

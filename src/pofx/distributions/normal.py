@@ -21,6 +21,11 @@ def above(raw: Tensor, lowest: float) -> Tensor:
     return lowest + softplus(raw - lowest)
 
 
+def in_full(numbers: Tensor) -> Tensor:
+    """Numbers that a network wrote in half precision, in fp32: a density loses its digits in less."""
+    return numbers.float() if numbers.dtype in (torch.bfloat16, torch.float16) else numbers
+
+
 @dataclass(frozen=True)
 class Normal:
     """N(mu, exp(log_var)), for each element."""
@@ -179,11 +184,16 @@ class DiagonalNormal:
         return self.mu + (0.5 * self.log_var).exp() * epsilon
 
     def log_prob_by_each(self, z: Float[Tensor, "*A K"]) -> Float[Tensor, "*A B"]:
-        """Log-density of each vector under each of B normals, by two products of matrices."""
-        centre = self.mu.mean(0)  # near it, squares are small and their difference keeps its digits
-        z, mu, precision = z - centre, self.mu - centre, (-self.log_var).exp()
-        constant = (mu.square() * precision + self.log_var + _LOG_2_PI).sum(-1)
-        return z @ (mu * precision).T - 0.5 * (z.square() @ precision.T + constant)
+        """Log-density of each vector under each of B normals, by two products of matrices.
+
+        In double precision: of narrow normals, the products are large numbers and their difference a small one.
+        """
+        with torch.autocast(z.device.type, enabled=False):
+            wide, mu, log_var = z.double(), self.mu.double(), self.log_var.double()
+            precision = (-log_var).exp()
+            constant = (mu.square() * precision + log_var + _LOG_2_PI).sum(-1)
+            log_p = wide @ (mu * precision).T - 0.5 * (wide.square() @ precision.T + constant)
+        return log_p.to(in_full(z).dtype)
 
     def kl_to_standard_normal(self) -> Float[Tensor, "*B K"]:
         """KL(self || N(0, I)) of each dimension, nats: (mu^2 + sigma^2 - log sigma^2 - 1) / 2; they add up.
@@ -228,7 +238,8 @@ class FullNormal:
     def log_prob_by_each(self, z: Float[Tensor, "*A K"]) -> Float[Tensor, "*A B"]:
         """Log-density of each vector under each of B normals."""
         inverse = self._inverse()
-        epsilon = torch.einsum("bij,...j->...bi", inverse, z) - _times(inverse, self.mu)
+        with torch.autocast(z.device.type, enabled=False):
+            epsilon = torch.einsum("bij,...j->...bi", inverse, in_full(z)) - _times(inverse, self.mu)
         return standard_normal_log_prob(epsilon) - self._log_det()
 
     def kl_to_standard_normal(self) -> Float[Tensor, "*B K"]:
@@ -250,8 +261,9 @@ class FullNormal:
 
 
 def _times(matrix: Float[Tensor, "*B K K"], v: Float[Tensor, "*A K"]) -> Float[Tensor, "*C K"]:
-    """Each matrix times its vectors; v may have leading axes of its own."""
-    return torch.einsum("...ij,...j->...i", matrix, v)
+    """Each matrix times its vectors, in their own precision; v may have leading axes of its own."""
+    with torch.autocast(v.device.type, enabled=False):
+        return torch.einsum("...ij,...j->...i", matrix, v)
 
 
 def standard_normal_log_prob(z: Float[Tensor, "*B K"]) -> Float[Tensor, "*B"]:
