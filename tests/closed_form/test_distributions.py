@@ -10,11 +10,12 @@ from pofx.distributions import (
     Bernoulli,
     Categorical,
     DiagonalNormal,
-    FullNormal,
     DiscretisedLogistic,
     DiscretisedLogisticMixture,
     DiscretisedNormal,
+    FullNormal,
     Normal,
+    TruncatedNormal,
     likelihood,
     standard_normal_log_prob,
 )
@@ -124,6 +125,25 @@ def test_narrow_normals_keep_their_digits(kind):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert float((single.log_prob_by_each(z).diagonal() - truth).abs().max()) < 2e-3
         assert float((single.log_prob(z) - truth).abs().max()) < 2e-3
+
+
+@pytest.mark.parametrize("kind", [DiscretisedNormal, TruncatedNormal])
+def test_the_mean_of_many_levels_holds_few_edges_at_once(kind, monkeypatch):
+    """And it is the table's."""
+    sizes, ndtr = [], torch.special.ndtr
+    monkeypatch.setattr(torch.special, "ndtr", lambda y: sizes.append(y.numel()) or ndtr(y))
+    p = kind(torch.linspace(-1, 1, 5).double(), torch.full((5,), -2.0).double(), 256)
+    k = torch.arange(256)
+    torch.testing.assert_close(p.mean, (p.log_prob(k[:, None]).exp() * k[:, None]).sum(0))
+    assert max(sizes) <= 16 * 5
+
+
+@pytest.mark.parametrize("u", [0.0, 1 - 2**-24])
+def test_the_outermost_draws_of_a_truncated_normal_are_near_it(u, monkeypatch):
+    """The least and the most that a generator gives: not the end of the line, 160 standard deviations away."""
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, u))
+    p = TruncatedNormal(torch.tensor([0.0]), torch.tensor([-10.0]), 256)
+    assert abs(int(p.sample(generator=stream(0, "u"))) - 128) < 8
 
 
 def test_normals_agree_with_torch():

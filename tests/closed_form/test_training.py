@@ -307,9 +307,12 @@ def test_bf16_trains_with_narrow_laws_of_z(arguments):
     for precision in ("fp32", "bf16"):
         with torch.random.fork_rng():
             torch.default_generator.manual_seed(0)
-            model = VAE(Images(1, 4, 4, levels=2), hidden=(16,), latent_dim=8, components=6, objective="iwae", **arguments)
+            model = VAE(
+                Images(1, 4, 4, levels=2), hidden=(16,), latent_dim=8, components=6, objective="iwae", **arguments
+            )
         with torch.no_grad():
-            model.encoder.head.weight[:8] = 0
+            model.encoder.head.weight.zero_()
+            model.encoder.head.bias[16:] = 0
             model.encoder.head.bias[8:16] -= 10
             if arguments.get("prior") == "mixture":
                 model.prior.parts.mu[:] = model.encoder.head.bias[:8]

@@ -8,6 +8,7 @@ from jaxtyping import Float, Integer
 from torch import Generator, Tensor
 from torch.nn.functional import softplus
 
+from pofx.distributions.discrete import expected_level
 from pofx.randomness import randn
 
 _LOG_2_PI = math.log(2 * math.pi)
@@ -90,9 +91,9 @@ class DiscretisedNormal:
 
     @property
     def mean(self) -> Float[Tensor, "*B"]:
-        """The expected level: the sum over k >= 1 of p(x >= k)."""
-        edges = 2 * torch.arange(1, self.levels).to(self.mu) / self.levels - 1
-        return torch.special.ndtr((self.mu[..., None] - edges) * (-0.5 * self.log_var[..., None]).exp()).sum(-1)
+        """The expected level."""
+        mu, inverse = self.mu[..., None], (-0.5 * self.log_var[..., None]).exp()
+        return expected_level(lambda edges: torch.special.ndtr((mu - edges) * inverse), self.levels, self.mu)
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,9 @@ class TruncatedNormal:
         """One draw of each element, by the inverse of its distribution function."""
         low, high = map(torch.special.ndtr, self._ends)
         u = torch.rand(self.mu.shape, generator=generator, device=self.mu.device, dtype=self.mu.dtype)
-        y = self.mu + (0.5 * self.log_var).exp() * torch.special.ndtri(torch.lerp(low, high, u))
+        eps = torch.finfo(u.dtype).eps  # u is a multiple of eps / 2: 0 stands for what is below eps / 2
+        p = torch.lerp(low, high, u.clamp(min=eps / 4)).clamp(max=1 - eps / 2)
+        y = self.mu + (0.5 * self.log_var).exp() * torch.special.ndtri(p)
         return _level(y, self.levels)
 
     @property
@@ -129,11 +132,12 @@ class TruncatedNormal:
 
     @property
     def mean(self) -> Float[Tensor, "*B"]:
-        """The expected level: the sum over k >= 1 of p(x >= k)."""
-        k = torch.arange(1, self.levels).to(self.mu)
-        edges, _ = _edges(k, self.mu[..., None], self.log_var[..., None], self.levels)
+        """The expected level."""
+        mu, inverse = self.mu[..., None], (-0.5 * self.log_var[..., None]).exp()
         low, high = (torch.special.ndtr(end)[..., None] for end in self._ends)
-        return ((high - torch.special.ndtr(edges)) / (high - low)).sum(-1)
+        return expected_level(
+            lambda edges: (high - torch.special.ndtr((edges - mu) * inverse)) / (high - low), self.levels, self.mu
+        )
 
     @property
     def _ends(self) -> tuple[Tensor, Tensor]:

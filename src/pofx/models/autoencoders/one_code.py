@@ -12,6 +12,7 @@ from pofx.distributions import Independent, Kind, TruncatedNormal
 from pofx.domains import Domain, Images, Tokens, Vectors
 from pofx.errors import Unusable
 from pofx.models.autoencoders.vector_latent import Activation, VectorLatent
+from pofx.models.autoencoders.vector_latent import check_weights as check_weights
 from pofx.protocols import Loss, Samples
 
 PRIOR_TO_COME = "its codes have no law yet, and 'pofx fit gaussian-mixture {source} --latent {run}' gives them one"
@@ -123,13 +124,6 @@ def is_measured(domain: Domain) -> bool:
     if isinstance(domain, Images):
         return domain.levels != 2 and not domain.palette
     return isinstance(domain, Vectors)
-
-
-def check_weights(**weights: float) -> None:
-    """Refuses a negative weight in a loss."""
-    for name, weight in weights.items():
-        if not 0 <= weight < float("inf"):
-            raise Unusable(f"{name} must be at least 0, got {weight}; leave it out for the default")
 
 
 def refuse_copying(name: str, domain: Domain, latent_dim: int | None, held: bool, by: str) -> None:
