@@ -13,7 +13,9 @@ from pofx.distributions import (
     DiscretisedLogistic,
     DiscretisedLogisticMixture,
     DiscretisedNormal,
+    FullNormal,
     Normal,
+    TruncatedNormal,
     likelihood,
     standard_normal_log_prob,
 )
@@ -108,6 +110,40 @@ def test_rsample_has_the_moments_and_carries_the_gradient():
     z.sum().backward()
     torch.testing.assert_close(mu.grad, torch.full((1, 2), 40_000.0))
     assert torch.count_nonzero(log_var.grad) == 2
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "full"])
+def test_narrow_normals_keep_their_digits(kind):
+    """The density of draws under each of many: as narrow as a network's, in fp32, also where bf16 is asked for."""
+    mu, tril = randn(40, 8), (randn(40, 8, 8) * 1e-3).tril(-1) + math.exp(-5.5) * torch.eye(8).double()
+    exact = DiagonalNormal(mu, torch.full_like(mu, -11.0)) if kind == "diagonal" else FullNormal(mu, tril)
+    z = exact.rsample(1, generator=stream(0, "z"))[0].float()
+    parts = (exact.mu.float(), (exact.log_var if kind == "diagonal" else exact.tril).float())
+    single, double = type(exact)(*parts), type(exact)(*(part.double() for part in parts))
+    truth = double.log_prob_by_each(z.double()).diagonal()
+    assert float((single.log_prob_by_each(z).diagonal() - truth).abs().max()) < 2e-3
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert float((single.log_prob_by_each(z).diagonal() - truth).abs().max()) < 2e-3
+        assert float((single.log_prob(z) - truth).abs().max()) < 2e-3
+
+
+@pytest.mark.parametrize("kind", [DiscretisedNormal, TruncatedNormal])
+def test_the_mean_of_many_levels_holds_few_edges_at_once(kind, monkeypatch):
+    """And it is the table's."""
+    sizes, ndtr = [], torch.special.ndtr
+    monkeypatch.setattr(torch.special, "ndtr", lambda y: sizes.append(y.numel()) or ndtr(y))
+    p = kind(torch.linspace(-1, 1, 5).double(), torch.full((5,), -2.0).double(), 256)
+    k = torch.arange(256)
+    torch.testing.assert_close(p.mean, (p.log_prob(k[:, None]).exp() * k[:, None]).sum(0))
+    assert max(sizes) <= 16 * 5
+
+
+@pytest.mark.parametrize("u", [0.0, 1 - 2**-24])
+def test_the_outermost_draws_of_a_truncated_normal_are_near_it(u, monkeypatch):
+    """The least and the most that a generator gives: not the end of the line, 160 standard deviations away."""
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, u))
+    p = TruncatedNormal(torch.tensor([0.0]), torch.tensor([-10.0]), 256)
+    assert abs(int(p.sample(generator=stream(0, "u"))) - 128) < 8
 
 
 def test_normals_agree_with_torch():

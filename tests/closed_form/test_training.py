@@ -10,6 +10,8 @@ from torch import nn
 
 from pofx import conditions
 from pofx.data.dataset import Rows
+from pofx.domains import Images
+from pofx.models.autoencoders.vae import VAE
 from pofx.protocols import Loss, Turn
 from pofx.randomness import stream
 from pofx.train import checkpoint, course
@@ -295,7 +297,34 @@ def test_a_run_that_the_clock_ends_is_measured_there(monkeypatch):
 @pytest.mark.parametrize(("name", "kind"), TRAINED)
 def test_bf16_trains(name, kind):
     """The forward pass in bf16: finite, and near the losses in full."""
-    plain, half = (tiny_trainer(name, kind, precision=p) for p in ("fp32", "bf16"))
+    ensure_bf16_is_near(*(tiny_trainer(name, kind, precision=p) for p in ("fp32", "bf16")))
+
+
+@pytest.mark.parametrize("arguments", [{"posterior": "full"}, {"prior": "vamp"}, {"prior": "mixture"}])
+def test_bf16_trains_with_narrow_laws_of_z(arguments):
+    """Their densities are computed in full, whatever the networks are."""
+    pair = []
+    for precision in ("fp32", "bf16"):
+        with torch.random.fork_rng():
+            torch.default_generator.manual_seed(0)
+            model = VAE(
+                Images(1, 4, 4, levels=2), hidden=(16,), latent_dim=8, components=6, objective="iwae", **arguments
+            )
+        with torch.no_grad():
+            model.encoder.head.weight.zero_()
+            model.encoder.head.bias[16:] = 0
+            model.encoder.head.bias[8:16] -= 10
+            if arguments.get("prior") == "mixture":
+                model.prior.parts.mu[:] = model.encoder.head.bias[:8]
+                model.prior.parts.log_var -= 10
+        x = torch.randint(2, (50, 1, 4, 4), dtype=torch.uint8, generator=stream(0, "x"))
+        model.adapt(x, generator=stream(0, "adapt"))
+        settings = Settings(batch_size=8, learning_rate=1e-4, precision=precision)
+        pair.append(Trainer(model, Rows(x), settings, planned=30, seed=1))
+    ensure_bf16_is_near(*pair)
+
+
+def ensure_bf16_is_near(plain, half):
     for _ in range(3):
         plain.round()
         half.round()

@@ -349,6 +349,21 @@ def test_what_is_not_the_bound_says_so(arguments, words):
     learning.check_loss_is_the_bound(lambda: small(**arguments), PIXELS, None, steps=30)
 
 
+def test_what_is_not_the_bound_still_tells_its_parts(monkeypatch):
+    rates = VAE._rates
+    monkeypatch.setattr(VAE, "_rates", lambda *given: rates(*given) + 0.5)
+    with pytest.raises(AssertionError, match="parts say"):
+        learning.check_loss_is_the_bound(lambda: small(beta=4.0), PIXELS, None, steps=30)
+
+
+@pytest.mark.parametrize("objective", ["iwae", "dreg"])
+def test_a_learnt_prior_is_asked_once(objective, monkeypatch):
+    model, asked = small(prior="mixture", objective=objective), []
+    monkeypatch.setattr(type(model.prior), "log_prob", lambda prior, z, *_: asked.append(1) or z.sum(-1))
+    model.loss(tiny_data(PIXELS, None)[0], generator=stream(0, "loss"))
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize(("objective", "importance"), [("elbo", 4), ("iwae", 4), ("dreg", 4)])
 def test_each_objective_reports_its_bound(objective, importance):
     learning.check_loss_is_the_bound(lambda: small(objective=objective, importance=importance), PIXELS, None, steps=30)
@@ -412,6 +427,9 @@ def test_scoring_without_gradients_is_scoring_with_them():
         ({"posterior": "iaf", "objective": "dreg"}, "posterior iaf is slow at"),
         ({"capacity": 2.0, "free_bits": 0.5}, "leave one out"),
         ({"capacity": -2.0}, "capacity must be at least 0"),
+        ({"beta": math.nan}, "beta must be at least 0, and finite, got nan"),
+        ({"free_bits": math.inf}, "free_bits must be at least 0, and finite, got inf"),
+        ({"capacity": math.nan}, "capacity must be at least 0, and finite, got nan"),
         ({"free_bits": -1.0}, "free_bits must be at least 0"),
         ({"warm_up": 1.5}, "warm_up must be a share of the steps"),
     ],

@@ -10,6 +10,7 @@ from pofx.distributions.normal import (
     FullNormal,
     Normal,
     TruncatedNormal,
+    in_full,
     standard_normal_log_prob,
 )
 
@@ -28,6 +29,7 @@ __all__ = [
     "PointMass",
     "Symbols",
     "TruncatedNormal",
+    "in_full",
     "likelihood",
     "standard_normal_log_prob",
 ]

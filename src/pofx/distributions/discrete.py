@@ -1,5 +1,6 @@
 """Two outcomes, or a table of them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,16 @@ _TOGETHER = 64
 
 # The smallest logit whose probability has all its digits.
 _FAINTEST = -60
+
+
+# Edges between levels at which a distribution function is asked at once: 255 would take 255 times the memory of mu.
+_EDGES = 16
+
+
+def expected_level(at_least: Callable[[Tensor], Tensor], levels: int, like: Tensor) -> Tensor:
+    """The sum over k >= 1 of p(x >= k), from ``at_least`` of some edges 2k/L - 1, which puts them on a last axis."""
+    edges = 2 * torch.arange(1, levels).to(like) / levels - 1
+    return torch.stack([at_least(some).sum(-1) for some in edges.split(_EDGES)]).sum(0)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from jaxtyping import Float, Integer
 from torch import Generator, Tensor
 from torch.nn.functional import softplus
 
+from pofx.distributions.discrete import expected_level
 from pofx.randomness import randn
 
 _LOG_2_PI = math.log(2 * math.pi)
@@ -19,6 +20,11 @@ LOWEST_LOG_VAR = -12.0
 def above(raw: Tensor, lowest: float) -> Tensor:
     """raw, bent smoothly to stay above ``lowest``: a hard bound would end the gradient."""
     return lowest + softplus(raw - lowest)
+
+
+def in_full(numbers: Tensor) -> Tensor:
+    """Numbers that a network wrote in half precision, in fp32: a density loses its digits in less."""
+    return numbers.float() if numbers.dtype in (torch.bfloat16, torch.float16) else numbers
 
 
 @dataclass(frozen=True)
@@ -85,9 +91,9 @@ class DiscretisedNormal:
 
     @property
     def mean(self) -> Float[Tensor, "*B"]:
-        """The expected level: the sum over k >= 1 of p(x >= k)."""
-        edges = 2 * torch.arange(1, self.levels).to(self.mu) / self.levels - 1
-        return torch.special.ndtr((self.mu[..., None] - edges) * (-0.5 * self.log_var[..., None]).exp()).sum(-1)
+        """The expected level."""
+        mu, inverse = self.mu[..., None], (-0.5 * self.log_var[..., None]).exp()
+        return expected_level(lambda edges: torch.special.ndtr((mu - edges) * inverse), self.levels, self.mu)
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,9 @@ class TruncatedNormal:
         """One draw of each element, by the inverse of its distribution function."""
         low, high = map(torch.special.ndtr, self._ends)
         u = torch.rand(self.mu.shape, generator=generator, device=self.mu.device, dtype=self.mu.dtype)
-        y = self.mu + (0.5 * self.log_var).exp() * torch.special.ndtri(torch.lerp(low, high, u))
+        eps = torch.finfo(u.dtype).eps  # u is a multiple of eps / 2: 0 stands for what is below eps / 2
+        p = torch.lerp(low, high, u.clamp(min=eps / 4)).clamp(max=1 - eps / 2)
+        y = self.mu + (0.5 * self.log_var).exp() * torch.special.ndtri(p)
         return _level(y, self.levels)
 
     @property
@@ -124,11 +132,12 @@ class TruncatedNormal:
 
     @property
     def mean(self) -> Float[Tensor, "*B"]:
-        """The expected level: the sum over k >= 1 of p(x >= k)."""
-        k = torch.arange(1, self.levels).to(self.mu)
-        edges, _ = _edges(k, self.mu[..., None], self.log_var[..., None], self.levels)
+        """The expected level."""
+        mu, inverse = self.mu[..., None], (-0.5 * self.log_var[..., None]).exp()
         low, high = (torch.special.ndtr(end)[..., None] for end in self._ends)
-        return ((high - torch.special.ndtr(edges)) / (high - low)).sum(-1)
+        return expected_level(
+            lambda edges: (high - torch.special.ndtr((edges - mu) * inverse)) / (high - low), self.levels, self.mu
+        )
 
     @property
     def _ends(self) -> tuple[Tensor, Tensor]:
@@ -179,11 +188,16 @@ class DiagonalNormal:
         return self.mu + (0.5 * self.log_var).exp() * epsilon
 
     def log_prob_by_each(self, z: Float[Tensor, "*A K"]) -> Float[Tensor, "*A B"]:
-        """Log-density of each vector under each of B normals, by two products of matrices."""
-        centre = self.mu.mean(0)  # near it, squares are small and their difference keeps its digits
-        z, mu, precision = z - centre, self.mu - centre, (-self.log_var).exp()
-        constant = (mu.square() * precision + self.log_var + _LOG_2_PI).sum(-1)
-        return z @ (mu * precision).T - 0.5 * (z.square() @ precision.T + constant)
+        """Log-density of each vector under each of B normals, by two products of matrices.
+
+        In double precision: of narrow normals, the products are large numbers and their difference a small one.
+        """
+        with torch.autocast(z.device.type, enabled=False):
+            wide, mu, log_var = z.double(), self.mu.double(), self.log_var.double()
+            precision = (-log_var).exp()
+            constant = (mu.square() * precision + log_var + _LOG_2_PI).sum(-1)
+            log_p = wide @ (mu * precision).T - 0.5 * (wide.square() @ precision.T + constant)
+        return log_p.to(in_full(z).dtype)
 
     def kl_to_standard_normal(self) -> Float[Tensor, "*B K"]:
         """KL(self || N(0, I)) of each dimension, nats: (mu^2 + sigma^2 - log sigma^2 - 1) / 2; they add up.
@@ -228,7 +242,8 @@ class FullNormal:
     def log_prob_by_each(self, z: Float[Tensor, "*A K"]) -> Float[Tensor, "*A B"]:
         """Log-density of each vector under each of B normals."""
         inverse = self._inverse()
-        epsilon = torch.einsum("bij,...j->...bi", inverse, z) - _times(inverse, self.mu)
+        with torch.autocast(z.device.type, enabled=False):
+            epsilon = torch.einsum("bij,...j->...bi", inverse, in_full(z)) - _times(inverse, self.mu)
         return standard_normal_log_prob(epsilon) - self._log_det()
 
     def kl_to_standard_normal(self) -> Float[Tensor, "*B K"]:
@@ -250,8 +265,9 @@ class FullNormal:
 
 
 def _times(matrix: Float[Tensor, "*B K K"], v: Float[Tensor, "*A K"]) -> Float[Tensor, "*C K"]:
-    """Each matrix times its vectors; v may have leading axes of its own."""
-    return torch.einsum("...ij,...j->...i", matrix, v)
+    """Each matrix times its vectors, in their own precision; v may have leading axes of its own."""
+    with torch.autocast(v.device.type, enabled=False):
+        return torch.einsum("...ij,...j->...i", matrix, v)
 
 
 def standard_normal_log_prob(z: Float[Tensor, "*B K"]) -> Float[Tensor, "*B"]:

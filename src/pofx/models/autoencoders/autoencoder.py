@@ -17,9 +17,9 @@ from pofx.models.autoencoders.corruption import (
     corrupted,
     corrupted_symbols,
 )
-from pofx.models.autoencoders.one_code import OneCode, check_weights, refuse_copying
+from pofx.models.autoencoders.one_code import OneCode, refuse_copying
 from pofx.models.autoencoders.slopes import squared_jacobian
-from pofx.models.autoencoders.vector_latent import Activation
+from pofx.models.autoencoders.vector_latent import Activation, check_weights
 from pofx.protocols import Loss
 
 

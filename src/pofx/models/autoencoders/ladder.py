@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pofx.distributions import DiagonalNormal
+from pofx.distributions import DiagonalNormal, in_full
 from pofx.domains import Images
 from pofx.nn.conv import Finish, halvings, reader, stage_widths, writer
 from pofx.nn.mlp import MLP
@@ -273,5 +273,5 @@ def _bent(log_var: Tensor) -> Tensor:
 
 
 def _halves(told: Tensor) -> tuple[Tensor, Tensor]:
-    a, b = told.chunk(2, dim=1)
+    a, b = in_full(told).chunk(2, dim=1)
     return a.flatten(1), b.flatten(1)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from pofx.conditions import Condition, expand, marginal, rows_for
+from pofx.conditions import Condition, rows_for
 from pofx.distributions import Kind
 from pofx.domains import Domain, Images, Tokens, Vectors, require
 from pofx.errors import Unusable
@@ -19,6 +19,8 @@ from pofx.models.autoencoders.vector_latent import (
     SYMBOL,
     Activation,
     VectorLatent,
+    bounded,
+    check_weights,
     mean_weight,
     suits_conv,
 )
@@ -43,7 +45,7 @@ class LadderVAE(VectorLatent):
 
     Source: Sonderby et al. 2016, arXiv:1602.02282, section 2 (top-down inference); Vahdat and Kautz
     2020, arXiv:2007.03898, section 3.2 (q relative to p); free bits: Kingma et al. 2016, arXiv:1606.04934,
-    appendix C.8.
+    eq. (15).
 
     Args:
         levels: L, 2 to 6.
@@ -59,7 +61,8 @@ class LadderVAE(VectorLatent):
         mixtures: logistics mixed for each pixel; None: 1 up to 32 levels, else 3.
         spread: of a normal or a single logistic: "each" value's own, "shared" by all and learnt, or "unit".
         beta: weight of the KL terms (1 is the bound).
-        free_bits: nats of each level and observation below which its KL term does not count in training.
+        free_bits: nats of each level, on average over a batch (or each piece of one), below which its KL term does not
+            count in training.
         warm_up: share of the steps over which the KL terms' weight rises from 0 to beta.
         drop: share of the conditions hidden in training, so that x can be encoded without its condition.
     """
@@ -154,7 +157,7 @@ class LadderVAE(VectorLatent):
         path = self.posterior(x, c).path(1, generator=generator)
         rates = torch.stack([kl.sum(1) for kl in path.kls])  # (L, B)
         parts = {"reconstruction": -self.written(path.out).log_prob(x).mean(), "rate": rates.sum(0).mean()}
-        counted = rates.clamp(min=self.free_bits).sum(0).mean()
+        counted = rates.mean(1).clamp(min=self.free_bits).sum()
         return Loss(parts["reconstruction"] + self.beta * self.warmth * counted, parts)
 
     def elbo(
@@ -167,21 +170,18 @@ class LadderVAE(VectorLatent):
         Raises:
             Unusable: a condition is needed that is not given, or ``samples`` is not positive.
         """
-        samples = 1 if samples is None else samples
-        if samples < 1:
-            raise Unusable(f"a bound needs at least 1 sample, got {samples}; leave it out for 1")
-        if self.condition is not None and condition is None:
-            return marginal(
-                self.condition, x, lambda c: self.elbo(x, c, samples=samples, generator=generator), what="the bound"
-            )
-        q = self.posterior(x, expand(self.condition, condition, len(x)))
-
-        def log_w(n: int) -> Float[Tensor, "n B"]:
-            path = q.path(n, generator=generator)
-            return self.written(path.out.view(n, len(x), -1)).log_prob(x) + path.log_ratio.view(n, len(x))
-
         widest = max(256, len(self.bias), *(4 * rung.width * math.prod(rung.place) for rung in self.rungs))
-        return mean_weight(log_w, samples, at_once=max(1, _CHUNK // (len(x) * widest)))
+
+        def given(c: Tensor | None, k: int) -> Float[Tensor, "B"]:
+            q = self.posterior(x, c)
+
+            def log_w(n: int) -> Float[Tensor, "n B"]:
+                path = q.path(n, generator=generator)
+                return self.written(path.out.view(n, len(x), -1)).log_prob(x) + path.log_ratio.view(n, len(x))
+
+            return mean_weight(log_w, k, at_once=max(1, _CHUNK // (len(x) * widest)))
+
+        return bounded(self, x, condition, samples, given)
 
     @torch.no_grad()
     def sample(
@@ -266,8 +266,6 @@ def _check_arguments(
     for name, size in {"blocks": blocks, "width": width}.items():
         if size < 1:
             raise Unusable(f"{name} must be at least 1, got {size}; leave it out for the default")
-    for name, weight in {"beta": beta, "free_bits": free_bits}.items():
-        if weight < 0:
-            raise Unusable(f"{name} must be at least 0, got {weight}; leave it out for the bound")
+    check_weights(beta=beta, free_bits=free_bits)
     if not 0 <= warm_up <= 1:
         raise Unusable(f"warm_up is a share of the steps, 0 to 1, got {warm_up}; leave it out for none")

@@ -125,13 +125,6 @@ def _is_measured(domain: Domain) -> bool:
     return not are_symbols(domain) and not (isinstance(domain, Images) and domain.levels == 2)
 
 
-def check_weights(**weights: float) -> None:
-    """Refuses a negative weight in a loss."""
-    for name, weight in weights.items():
-        if not 0 <= weight < float("inf"):
-            raise Unusable(f"{name} must be at least 0, got {weight}; leave it out for the default")
-
-
 def refuse_copying(name: str, domain: Domain, latent_dim: int | None, held: bool, by: str) -> None:
     """Refuses a code larger than the data, unless it is held to something: it would copy."""
     if latent_dim is not None and latent_dim > domain.dims and not held:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn.functional import logsigmoid, silu
 
-from pofx.distributions import DiagonalNormal, FullNormal
+from pofx.distributions import DiagonalNormal, FullNormal, in_full
 from pofx.errors import Unusable
 from pofx.nn.masked import Masked, Units, degrees
 
@@ -29,7 +29,7 @@ class Diagonal(nn.Module):
 
     def forward(self, numbers: Float[Tensor, "*B O"]) -> DiagonalNormal:
         """The law."""
-        return DiagonalNormal(*numbers.chunk(2, dim=-1))
+        return DiagonalNormal(*in_full(numbers).chunk(2, dim=-1))
 
 
 class Full(nn.Module):
@@ -49,7 +49,7 @@ class Full(nn.Module):
 
     def forward(self, numbers: Float[Tensor, "*B O"]) -> FullNormal:
         """The law."""
-        k = self.dim
+        k, numbers = self.dim, in_full(numbers)
         mu, log_var, below = numbers.split([k, k, numbers.shape[-1] - 2 * k], dim=-1)
         row, column = torch.tril_indices(k, k, -1, device=numbers.device)
         lower = numbers.new_zeros(*mu.shape, k)
@@ -82,7 +82,7 @@ class InverseAutoregressive(nn.Module):
 
     def forward(self, numbers: Float[Tensor, "*B O"]) -> "Bent":
         """The law."""
-        mu, log_var, told = numbers.split([self.dim, self.dim, _TOLD], dim=-1)
+        mu, log_var, told = in_full(numbers).split([self.dim, self.dim, _TOLD], dim=-1)
         return Bent(DiagonalNormal(mu, log_var), tuple(self.steps), told)
 
 

@@ -9,9 +9,9 @@ from torch import Generator, Tensor
 from pofx.conditions import Condition
 from pofx.distributions import Kind
 from pofx.domains import Domain, Images, Tokens, Vectors, require
-from pofx.models.autoencoders.one_code import OneCode, check_weights, refuse_copying
+from pofx.models.autoencoders.one_code import OneCode, refuse_copying
 from pofx.models.autoencoders.slopes import squared_jacobian
-from pofx.models.autoencoders.vector_latent import Activation, one_of
+from pofx.models.autoencoders.vector_latent import Activation, check_weights, one_of
 from pofx.protocols import Loss
 
 Smooth = Literal["l2", "gradient", "none"]

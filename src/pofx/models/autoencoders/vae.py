@@ -2,20 +2,20 @@
 
 import math
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from pofx.conditions import Condition, expand, marginal, rows_for
-from pofx.distributions import Kind
+from pofx.conditions import Condition, rows_for
+from pofx.distributions import DiagonalNormal, FullNormal, Kind
 from pofx.domains import Domain, Images, Tokens, Vectors, require
 from pofx.errors import Unusable
 from pofx.models.autoencoders.near_identity import Skip
 from pofx.models.autoencoders.posteriors import Bent, Law, numbers, posterior_of, stopped
 from pofx.models.autoencoders.priors import Mixture, PseudoInputs, StandardNormal, prior_of
-from pofx.models.autoencoders.vector_latent import Activation, VectorLatent, one_of
+from pofx.models.autoencoders.vector_latent import Activation, VectorLatent, bounded, mean_weight, one_of
 from pofx.models.autoencoders.weighing import Weighing
 from pofx.protocols import Loss, Turn
 from pofx.randomness import stream
@@ -150,17 +150,20 @@ class VAE(VectorLatent):
         q = self.posterior(x, c)
         z = q.rsample(self.importance, generator=generator)
         log_p = self.decode(z, c).log_prob(x)
-        rates = self._rates(q, z, c)
-        parts = {"reconstruction": -log_p.mean(), "rate": rates.sum(-1).mean()}
+        reconstruction = -log_p.mean()
         if self.objective == "elbo":
-            return Loss(parts["reconstruction"] + self.weigh(parts["rate"], rates, self.latent_dim), parts)
-        log_q = (stopped(q) if self.objective == "dreg" else q).log_prob(z)
-        log_w = log_p + self.log_prior(z, c) - log_q
+            rates = self._rates(q, z, c)
+            rate = rates.sum(-1).mean()
+            total = reconstruction + self.weigh(rate, rates, self.latent_dim)
+            return Loss(total, {"reconstruction": reconstruction, "rate": rate})
+        log_prior, log_q = self.log_prior(z, c), (stopped(q) if self.objective == "dreg" else q).log_prob(z)
+        log_w = log_p + log_prior - log_q
         if self.objective == "dreg" and z.requires_grad:
             weights = log_w.detach().softmax(0)[..., None]
             z.register_hook(lambda gradient: weights * gradient)
         bound = math.log(self.importance) - log_w.logsumexp(0).mean()
-        return Loss(bound, {**parts, "bound": bound})
+        rate = self._rates(q, z, c).sum(-1).mean() if self._exact_rates(q) else (log_q - log_prior).detach().mean()
+        return Loss(bound, {"reconstruction": reconstruction, "rate": rate, "bound": bound})
 
     def elbo(
         self, x: Tensor, condition: Tensor | None = None, *, samples: int | None = None, generator: Generator
@@ -174,24 +177,19 @@ class VAE(VectorLatent):
         Raises:
             Unusable: a condition is needed that is not given, or ``samples`` is not positive.
         """
-        usual = 1 if self.objective == "elbo" else self.importance
-        samples = usual if samples is None else samples
-        if samples < 1:
-            raise Unusable(f"a bound needs at least 1 sample, got {samples}; leave it out for {usual}")
-        if self.condition is not None and condition is None:
-            return marginal(
-                self.condition, x, lambda c: self.elbo(x, c, samples=samples, generator=generator), what="the bound"
-            )
-        c = expand(self.condition, condition, len(x))
-        q = self.posterior(x, c)
         at_hand = _CHUNK if self.bias.device.type == "cpu" else _CHUNK_ON_GPU
         chunk = max(1, at_hand // (len(x) * max(256, len(self.bias), self.prior.wide)))
-        parts = []
-        for start in range(0, samples, chunk):
-            z = q.rsample(min(chunk, samples - start), generator=generator)
-            log_w = self.decode(z, c).log_prob(x, last=True) + self.log_prior(z, c) - q.log_prob(z)
-            parts.append(log_w.logsumexp(0))
-        return torch.stack(parts).logsumexp(0) - math.log(samples)
+
+        def given(c: Tensor | None, k: int) -> Float[Tensor, "B"]:
+            q = self.posterior(x, c)
+
+            def log_w(n: int) -> Float[Tensor, "n B"]:
+                z = q.rsample(n, generator=generator)
+                return self.decode(z, c).log_prob(x, last=True) + self.log_prior(z, c) - q.log_prob(z)
+
+            return mean_weight(log_w, k, at_once=chunk)
+
+        return bounded(self, x, condition, samples, given, usual=1 if self.objective == "elbo" else self.importance)
 
     @torch.no_grad()
     def sample(self, n: int, condition: Tensor | None = None, *, generator: Generator, mean: bool = False) -> Tensor:
@@ -234,9 +232,12 @@ class VAE(VectorLatent):
 
     def _rates(self, q: Law, z: Float[Tensor, "N B K"], c: Tensor | None) -> Float[Tensor, "B G"]:
         """KL(q || p), nats: of each dimension in closed form, else of all at once by draws z of q."""
-        if isinstance(self.prior, StandardNormal) and not isinstance(q, Bent):
+        if self._exact_rates(q):
             return q.kl_to_standard_normal()
         return (q.log_prob(z) - self.log_prior(z, c)).mean(0)[:, None]
+
+    def _exact_rates(self, q: Law) -> TypeGuard[DiagonalNormal | FullNormal]:
+        return isinstance(self.prior, StandardNormal) and not isinstance(q, Bent)
 
     def _objective(self, asked: str, importance: int | None) -> tuple[str, int]:
         """The objective, and how many samples of z it takes."""

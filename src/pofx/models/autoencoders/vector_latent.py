@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from pofx.conditions import Condition, drop, expand
+from pofx.conditions import Condition, drop, expand, marginal
 from pofx.distributions import Independent, Kind, likelihood
 from pofx.domains import Domain, Images, Tokens, Vectors
 from pofx.errors import Unusable
@@ -259,6 +259,37 @@ def one_of(name: str, value: str, known: Any) -> None:
     """Refuses an argument that is none of the known words."""
     if value not in known:
         raise Unusable(f"{name} must be {' or '.join(', '.join(known).rsplit(', ', 1))}, got {value!r}")
+
+
+def check_weights(**weights: float) -> None:
+    """Refuses a weight in a loss that is negative, infinite, or no number."""
+    for name, weight in weights.items():
+        if not 0 <= weight < math.inf:
+            raise Unusable(f"{name} must be at least 0, and finite, got {weight}; leave it out for the default")
+
+
+def bounded(
+    model: Any,
+    x: Tensor,
+    condition: Tensor | None,
+    samples: int | None,
+    given: Callable[[Tensor | None, int], Float[Tensor, "B"]],
+    *,
+    usual: int = 1,
+) -> Float[Tensor, "B"]:
+    """A bound of log p(x|c), nats: ``given`` a row of the condition for each of x, and ``samples``, or as usual.
+
+    Without the condition of a model that has classes: log sum_c p(c) exp(given(c)), a bound of the marginal.
+
+    Raises:
+        Unusable: a condition is needed that is not given, or ``samples`` is not positive.
+    """
+    k = usual if samples is None else samples
+    if k < 1:
+        raise Unusable(f"a bound needs at least 1 sample, got {k}; leave it out for {usual}")
+    if model.condition is not None and condition is None:
+        return marginal(model.condition, x, lambda c: given(c, k), what="the bound")
+    return given(expand(model.condition, condition, len(x)), k)
 
 
 def mean_weight(log_w: Callable[[int], Float[Tensor, "n B"]], samples: int, *, at_once: int) -> Float[Tensor, "B"]:

@@ -11,8 +11,8 @@ from pofx.distributions import Kind
 from pofx.divergences import inverse_multiquadratics, mmd_squared, sliced_wasserstein
 from pofx.domains import Domain, Images, Tokens, Vectors, require
 from pofx.errors import Unusable
-from pofx.models.autoencoders.one_code import OneCode, check_weights, refuse_copying
-from pofx.models.autoencoders.vector_latent import Activation, one_of
+from pofx.models.autoencoders.one_code import OneCode, refuse_copying
+from pofx.models.autoencoders.vector_latent import Activation, check_weights, one_of
 from pofx.protocols import Loss
 from pofx.randomness import randn, rows_of
 

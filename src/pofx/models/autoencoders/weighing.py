@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pofx.errors import Unusable
+from pofx.models.autoencoders.vector_latent import check_weights
 from pofx.protocols import Progress
 
 
@@ -65,13 +66,8 @@ class Weighing(nn.Module):
 
 
 def _check_arguments(beta: float, free_bits: float, warm_up: float | None, capacity: float | None) -> None:
-    if beta < 0:
-        raise Unusable(f"beta must be at least 0, got {beta}; leave it out for 1")
-    if free_bits < 0:
-        raise Unusable(f"free_bits must be at least 0 nats for each dimension, got {free_bits}; leave it out for none")
+    check_weights(beta=beta, free_bits=free_bits, capacity=0.0 if capacity is None else capacity)
     if warm_up is not None and not 0 <= warm_up <= 1:
         raise Unusable(f"warm_up must be a share of the steps, from 0 to 1, got {warm_up}; leave it out for none")
-    if capacity is not None and capacity < 0:
-        raise Unusable(f"capacity must be at least 0 nats, got {capacity}; leave it out for no target")
     if capacity is not None and free_bits:
         raise Unusable(f"a capacity of {capacity:g} nats leaves none free, got free_bits {free_bits:g}; leave one out")

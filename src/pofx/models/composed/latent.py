@@ -104,6 +104,7 @@ class Latent(nn.Module):
         self.encoder_can, self.prior_can = capabilities(autoencoder), capabilities(prior)
         self.recipe = getattr(prior, "recipe", {})
         self.surrogate = getattr(prior, "surrogate", "") or "the prior's loss on codes: all of the bound that learns"
+        self.parts_of_another = "the prior's, of codes: log p(x|z) is not among them"
         self.biased_gradient = getattr(prior, "biased_gradient", "")
         self.whole_batch = getattr(prior, "whole_batch", "")
         self.cures: dict[type, str] = dict(getattr(prior, "cures", {}))
