@@ -288,9 +288,7 @@ def test_an_average_of_what_does_not_move_is_itself():
 
 
 def test_a_prior_of_another_domain_is_refused():
-    with pytest.raises(
-        Unusable, match="are vectors of 2 numbers.*models vectors of 3 numbers"
-    ):
+    with pytest.raises(Unusable, match=r"are vectors of 2 numbers.*models vectors of 3 numbers"):
         Latent(trained_vae(latent_dim=2), find("made").build(Vectors(3)))
 
 
