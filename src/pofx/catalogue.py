@@ -73,6 +73,11 @@ class Entry:
 
 _TINY_NET = {"hidden": (8,)}
 _TINY_TRUNK = {"width": 8, "layers": 1, "heads": 2}
+_TINY_CODES: dict[str, dict[str, Any]] = {
+    "images": {"codes": 3, "code_dim": 2, "width": 8, "blocks": 1},
+    "tokens": {"codes": 2, "code_dim": 2, "width": 8, "blocks": 1},
+    "vectors": {"codes": 3, "code_dim": 2, "slots": 2, "hidden": (8,)},
+}
 
 _TINY_CODE = {kind: {"latent_dim": 2, **_TINY_NET} for kind in ("images", "vectors", "tokens")}
 
@@ -226,6 +231,63 @@ _TABLE: tuple[Entry, ...] = (
         summary="reads a few patches and rebuilds those hidden: features and completions, no likelihood",
         domains=("images", "vectors"),
         tiny={kind: {**_TINY_TRUNK, "decoder_heads": 2, "mask_ratio": 0.5} for kind in ("images", "vectors")},
+    ),
+    Entry(
+        "vq-vae",
+        "pofx.models.autoencoders.vq_vae:VQVAE",
+        family="autoencoders",
+        paper="van den Oord et al. 2017, arXiv:1711.00937",
+        summary="autoencoder whose code is a grid of symbols out of a learnt codebook; a prior of them makes samples",
+        domains=("images", "vectors", "tokens"),
+        tiny=_TINY_CODES,
+    ),
+    Entry(
+        "residual-vq-vae",
+        "pofx.models.autoencoders.vq_vae:VQVAE",
+        family="autoencoders",
+        paper="Lee et al. 2022, arXiv:2203.01941",
+        summary="vq-vae of 4 codes a place, each of what those before it leave",
+        domains=("images",),
+        arguments={"depth": 4},
+        tiny={"images": {**_TINY_CODES["images"], "codes": 2, "depth": 2}},
+    ),
+    Entry(
+        "fsq-vae",
+        "pofx.models.autoencoders.vq_vae:VQVAE",
+        family="autoencoders",
+        paper="Mentzer et al. 2023, arXiv:2309.15505",
+        summary="vq-vae without a codebook: each number of a vector is rounded to a few levels",
+        domains=("images",),
+        arguments={"quantiser": "scalar"},
+        tiny={"images": {**_TINY_CODES["images"], "levels": (2, 3)}},
+    ),
+    Entry(
+        "discrete-vae",
+        "pofx.models.autoencoders.vq_vae:VQVAE",
+        family="autoencoders",
+        paper="Ramesh et al. 2021, arXiv:2102.12092 (DALL-E)",
+        summary="codes drawn from a categorical, relaxed by Gumbel noise while it trains",
+        domains=("images",),
+        arguments={"quantiser": "gumbel"},
+        tiny={"images": _TINY_CODES["images"]},
+    ),
+    Entry(
+        "sparse-autoencoder",
+        "pofx.models.autoencoders.sparse_autoencoder:SparseAutoencoder",
+        family="autoencoders",
+        paper="Gao et al. 2024, arXiv:2406.04093",
+        summary="x as a sum of few atoms of a large dictionary: what a network's activations are made of",
+        domains=("vectors", "images"),
+        tiny={kind: {"dictionary": 6, "k": 2} for kind in ("vectors", "images")},
+    ),
+    Entry(
+        "ladder-vae",
+        "pofx.models.autoencoders.ladder_vae:LadderVAE",
+        family="autoencoders",
+        paper="Sonderby et al. 2016, arXiv:1602.02282; Kingma et al. 2016, arXiv:1606.04934",
+        summary="latents at 2 to 6 levels, inferred from the top down, bound of the likelihood",
+        domains=("images", "vectors", "tokens"),
+        tiny={kind: {"levels": 2, "sizes": (1, 1), **_TINY_NET} for kind in ("images", "vectors", "tokens")},
     ),
     Entry(
         "wgan-gp",

@@ -23,7 +23,16 @@ from pofx.runs import FORMAT, lasting
 from pofx.train.settings import Settings
 
 _GROUPS = ("arguments", "settings", "source_options")
-_RECORDED = ("format", "pofx", "origin", "sample_chunk", "domain", "data", "planned")  # what a run knows of itself
+_RECORDED = (
+    "format",
+    "pofx",
+    "origin",
+    "sample_chunk",
+    "domain",
+    "data",
+    "planned",
+    "features_identity",
+)  # what a run knows of itself
 _REQUIRED = ("model", "source")
 _NOT_IN_FILES = ("data", "watch", "given")
 
@@ -105,6 +114,8 @@ def _flattened(written: Any, path: Path) -> dict[str, Any]:
         )
     if not isinstance(written.get("condition"), str):
         written.pop("condition", None)  # its meaning, in a record; its name is among the options of the source
+    if isinstance(written.get("latent"), Mapping):
+        written["latent"] = written["latent"].get("run")  # what it is and holds, in a record
     flat = {name: value for name, value in written.items() if name not in (*_GROUPS, *_RECORDED)}
     for group in _GROUPS:
         flat = dict(_mapping(written.get(group, {}), f"{path}: {group}")) | flat

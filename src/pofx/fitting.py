@@ -16,6 +16,7 @@ from pofx.data.dataset import Data
 from pofx.domains import Domain
 from pofx.errors import Unusable
 from pofx.files import share, write_json
+from pofx.frozen import autoencoder_run, require_unchanged
 from pofx.nn.modes import evaluating
 from pofx.preparing import (
     DRAW_BUDGET,
@@ -25,11 +26,13 @@ from pofx.preparing import (
     planned_for,
     settings_for,
     sorted_arguments,
+    split_seed,
     trainer_for,
 )  # fmt: skip
 from pofx.protocols import Samples, capabilities
+from pofx.reading import Reading
 from pofx.rendering import Sampled, natural_suffix
-from pofx.runs import CHUNK, FORMAT, STATE, Run, chosen_device, fitting_together, lasting, load, named_after
+from pofx.runs import CHUNK, FORMAT, STATE, Run, chosen_device, fitting_together, lasting, load, named_after, reading
 from pofx.samplers.chunks import sample_many
 from pofx.train import checkpoint
 from pofx.train.course import Course
@@ -57,12 +60,14 @@ def fit(
     steps: int | None = None,
     budget: str | float | None = None,
     condition: str = "none",
+    latent: str | Path | None = None,
     seed: int = 0,
     device: str = "auto",
     devices: int = 1,
     strategy: str = "ddp",
     data: Data | None = None,
     data_seed: int | None = None,
+    features: str | None = None,
     logger: str | tuple[str, ...] | None = None,
     watch: Watcher | None = None,
     **given: Any,
@@ -76,13 +81,18 @@ def fit(
         steps: rounds of training; or
         budget: time of training, such as "90s"; with neither, the model's default, usually two minutes.
         condition: "none", "class", "text" or a column.
+        latent: the finished run of an autoencoder on these data: the model becomes a prior of its codes, and the run
+            a model of the data (``models.Latent``) that needs no other folder.
         seed: of everything random.
         device: "auto", "cpu", "cuda", ...
         devices: processes on this machine that train together, one for each processor core or GPU. Under ``torchrun``
             leave it out.
         strategy: of several processes: "ddp" keeps all weights in each, "fsdp" shards them (models with one loss).
-        data: the source, already loaded with its seed and condition.
-        data_seed: of the split, where it is not ``seed``: trainings that differ in seed share their data.
+        data: the source, already loaded with its seed and condition, and read through ``features``.
+        data_seed: of the split, where it is not ``seed``: trainings that differ in seed share their data. With
+            ``latent`` that of the autoencoder, which must not have learnt from what the prior is tested on.
+        features: RUN:layer, to learn from the activations of a module of another run over the source, split as it was
+            for that run. Without a layer, from the ``features`` of its model.
         logger: "tensorboard", "wandb", "trackio", or several with commas: they get each row of the history.
         watch: hears how it goes.
         given: training settings, options of the source, and the model's own arguments, by name.
@@ -90,6 +100,7 @@ def fit(
     watcher = with_loggers(watch or Watcher(), logger)
     given_budget = {} if budget is None else {"budget": seconds(budget)}
     arguments, source_options, chosen = sorted_arguments(find(model), given)
+    autoencoder = None if latent is None else autoencoder_run(latent, find(model))
     chosen |= given_budget | ({} if steps is None else {"steps": steps})
     settings_from({}, chosen)  # what is wrong with them is said before anything is loaded
     check_strategy(strategy, devices, device := chosen_device(device))
@@ -98,13 +109,14 @@ def fit(
     if devices > 1:
         made = launched(
             _fitted, devices, watcher, model, source, out=out, steps=steps, budget=budget, condition=condition,
-            seed=seed, device=device, strategy=strategy, data_seed=data_seed, **given,
+            latent=latent, seed=seed, device=device, strategy=strategy, data_seed=data_seed, features=features, **given,
         )  # fmt: skip
         return load(made, device=device)
     with joined(strategy, device) as world, _deterministic(bool(chosen.get("deterministic"))):
-        data_seed = seed if data_seed is None else data_seed
+        data_seed = split_seed(seed, data_seed, autoencoder)
         source_options |= {"condition": condition}
-        data = data or sources.load(source, seed=data_seed, **source_options)
+        through = None if features is None else reading(features, device=world.device)
+        data = data or _loaded(source, through, data_seed, source_options)
         config: dict[str, Any] = {
             "format": FORMAT,
             "pofx": pofx.__version__,
@@ -116,12 +128,14 @@ def fit(
             "seed": seed,
             "data_seed": data_seed,
             "sample_chunk": CHUNK,
-        } | described(data)
+        } | described(data, autoencoder)
+        if through is not None:
+            config |= {"features": through.written, "features_identity": through.identity}
         watcher = watcher if world.leads else Watcher()
         network = adapted(config, data, world.device)
         settings = settings_for(network, chosen, len(data.train))
         config["settings"] = {name: getattr(settings, name) for name in Settings.names()}
-        with _new(lambda: _folder(out, model, source), config, world) as folder:
+        with _new(lambda: _folder(out, _words(config), source), config, world) as folder:
             trainer = trainer_for(network, data, settings, config, world, watcher)
             config |= planned_for(trainer, settings)
             course = _course(folder, config, trainer, data, watcher)
@@ -157,6 +171,7 @@ def resume(
     wanted = bool(run.config["settings"].get("deterministic"))
     with joined(strategy, run.device) as world, locked(run.folder, world), _deterministic(wanted):
         config, watcher = run.config, watcher if world.leads else Watcher()
+        require_unchanged(config)
         state = _read(run.folder / "checkpoint" / STATE)
         network = run.untrained(state[1], under("model", state[0])).to(world.device)
         with fitting_together(run.folder):
@@ -168,6 +183,12 @@ def resume(
         watcher.opened(run.folder, config)
         threads = min(config["threads"], most_threads(world)) if world.size > 1 else config["threads"]
         return _train(run.folder, course, threads, watcher)
+
+
+def _loaded(source: str, through: Reading | None, seed: int, options: dict[str, Any]) -> Data:
+    if through is not None:
+        return through.source(source, **options)
+    return sources.load(source, seed=seed, **options)
 
 
 def _describe(folder: Path, config: dict[str, Any], data: Data) -> None:
@@ -334,11 +355,16 @@ def _restore(course: Course, state: checkpoint.State, folder: Path) -> None:
             course.validation.best_value = float(plain["run"]["best_value"])
 
 
-def _folder(out: str | Path | None, model: str, source: str) -> Path:
+def _words(config: dict[str, Any]) -> str:
+    """What a run's folder is named by: "gpt", or "gpt-on-vq-vae" of a prior."""
+    return config["model"] + (f"-on-{config['latent']['model']}" if "latent" in config else "")
+
+
+def _folder(out: str | Path | None, what: str, source: str) -> Path:
     """The folder asked for, or the first free one of the default names."""
     if out is not None:
         return Path(out)
-    words = named_after(model, source)
+    words = named_after(what, source)
     for folder in [Path("runs") / words] + [Path("runs") / f"{words}-{i}" for i in range(2, 10_000)]:
         with suppress(FileExistsError):  # made at once, so that two that begin together have one each
             folder.mkdir(parents=True)

@@ -18,6 +18,7 @@ import json
 import platform
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -198,10 +199,10 @@ def text_of_message(message: Message, domain: Tokens) -> bytes:
     return b"\n".join(spelt(record) for record in records[:-1])
 
 
-def identity(model: Any, config: Any) -> bytes:
+def identity(weights: Mapping[str, Tensor], config: Any) -> bytes:
     """8 bytes that two models share only if they give the same probabilities: of weights and plain values."""
     digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=8)
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(_raw(tensor))
     return digest.digest()

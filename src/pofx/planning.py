@@ -21,11 +21,12 @@ from pofx.data.dataset import Data, Part
 from pofx.errors import Unusable
 from pofx.evaluate.operations import Operations
 from pofx.evaluate.spending import Spent, held, spent
-from pofx.preparing import DRAW_BUDGET, adapted, planned_for, settings_for, sorted_arguments, trainer_for
+from pofx.frozen import autoencoder_run, recorded
+from pofx.preparing import DRAW_BUDGET, adapted, planned_for, settings_for, sorted_arguments, split_seed, trainer_for
 from pofx.protocols import Samples, capabilities
 from pofx.randomness import stream
 from pofx.rendering import Sampled, natural_suffix
-from pofx.runs import CHUNK, chosen_device
+from pofx.runs import CHUNK, chosen_device, reading
 from pofx.samplers.chunks import sample_many
 from pofx.train import checkpoint
 from pofx.train.course import DRAWINGS, SAVE_SECONDS, VALIDATIONS
@@ -139,10 +140,12 @@ def plan(
     steps: int | None = None,
     budget: str | float | None = None,
     condition: str = "none",
+    latent: str | Path | None = None,
     seed: int = 0,
     device: str = "auto",
     data: Data | None = None,
     data_seed: int | None = None,
+    features: str | None = None,
     **given: Any,
 ) -> Plan:
     """Measures and counts what ``fit`` with these arguments will take; takes them as ``fit`` does, and writes nothing.
@@ -155,23 +158,28 @@ def plan(
         steps: rounds of training; or
         budget: time of training, such as "90s"; with neither, the model's default.
         condition: "none", "class", "text" or a column.
+        latent: the run of an autoencoder, whose codes the model is a prior of.
         seed: of everything random.
         device: "auto", "cpu", "cuda", ...
         data: the source, already loaded.
         data_seed: of the split, where it is not ``seed``.
+        features: RUN:layer, whose activations are learnt from.
         given: training settings, options of the source, and the model's own arguments, by name.
     """
     began = time.perf_counter()
     arguments, source_options, chosen = sorted_arguments(find(model), given)
+    autoencoder = None if latent is None else autoencoder_run(latent, find(model))
     chosen |= ({} if budget is None else {"budget": seconds(budget)}) | ({} if steps is None else {"steps": steps})
     settings_from({}, chosen)
     device = chosen_device(device)
-    options, split = source_options | {"condition": condition}, seed if data_seed is None else data_seed
+    options, split = source_options | {"condition": condition}, split_seed(seed, data_seed, autoencoder)
     target, before = torch.device(device), held(torch.device(device))
-    loaded, loading = spent(lambda: _loaded(data, source, split, options), target)
+    loaded, loading = spent(lambda: _loaded(data, source, split, options, features), target)
     _warm()
     loaded = replace(loaded, train=loaded.train.to(device))
-    config, base = {"model": model, "arguments": arguments, "seed": seed}, held(target)
+    config: dict[str, Any] = {"model": model, "arguments": arguments, "seed": seed}
+    config |= {} if autoencoder is None else {"latent": recorded(autoencoder, loaded)}
+    base = held(target)
     trainer = _trainer(config, loaded, chosen, device, plain=False)
     setup = time.perf_counter() - began
     seen = _measured(trainer, loaded)
@@ -182,7 +190,7 @@ def plan(
     in_steps = memory["optimiser"] + memory["gradients"] + memory["activations"]
     return Plan(
         model, source, device, seen.threads,
-        parameters=sum(p.numel() for p in counting.model.parameters()),
+        parameters=sum(p.numel() for p in counting.model.parameters() if p.requires_grad),
         steps=steps, observations=counting.observations, flops=flops, round_seconds=seen.round_seconds,
         memory={
             "base": base, **memory, "workspace": max(0, seen.growth - in_steps), **seen.on_top,
@@ -193,8 +201,10 @@ def plan(
     )  # fmt: skip
 
 
-def _loaded(data: Data | None, source: str, seed: int, options: dict[str, Any]) -> Data:
+def _loaded(data: Data | None, source: str, seed: int, options: dict[str, Any], features: str | None) -> Data:
     """The data, and what ``fit`` makes of all of them at once."""
+    if data is None and features is not None:
+        data = reading(features).source(source, **options)
     data = data or sources.load(source, seed=seed, **options)
     data.fingerprint()
     return data

@@ -6,14 +6,16 @@ from typing import Any
 import torch
 
 from pofx import data as sources
+from pofx.building import build
 from pofx.catalogue import Entry
 from pofx.conditions import condition_to_config
 from pofx.data.dataset import Data
 from pofx.domains import Images
 from pofx.errors import Unusable, nearest
+from pofx.frozen import give_weights, recorded
 from pofx.protocols import Adapts, capabilities
 from pofx.randomness import stream
-from pofx.runs import build
+from pofx.runs import Run
 from pofx.train.course import VALIDATIONS
 from pofx.train.loop import Trainer, compiled
 from pofx.train.plan import fastest_threads, measured_round, planned_rounds, use_threads
@@ -41,9 +43,17 @@ def sorted_arguments(entry: Entry, given: dict[str, Any]) -> tuple[dict[str, Any
     return arguments, source_options, {k: v for k, v in given.items() if k not in arguments | source_options}
 
 
-def described(data: Data) -> dict[str, Any]:
-    """What a run keeps of its data: enough to know them again."""
-    return {
+def split_seed(seed: int, data_seed: int | None, autoencoder: Run | None) -> int:
+    """Of the split: what is given; else the autoencoder's, which has learnt from its own training split; else seed."""
+    if data_seed is not None:
+        return data_seed
+    return seed if autoencoder is None else autoencoder.config["data_seed"]
+
+
+def described(data: Data, autoencoder: Run | None) -> dict[str, Any]:
+    """What a run keeps of its data, and of the autoencoder whose codes it models: enough to know them again."""
+    latent = {} if autoencoder is None else {"latent": recorded(autoencoder, data)}
+    return latent | {
         "domain": data.domain.to_config(),
         "condition": condition_to_config(data.condition),
         "data": {
@@ -73,7 +83,10 @@ def settings_for(network: Any, given: dict[str, Any], observations: int) -> Sett
 
 def adapted(config: dict[str, Any], data: Data, device: str) -> Any:
     """The untrained model on its device, with what is counted rather than descended learnt from the training split."""
-    network = build(config, data.domain, data.condition).to(device)
+    network = build(config, data.domain, data.condition)
+    if "latent" in config:
+        give_weights(network, config)
+    network.to(device)
     if Adapts in capabilities(network):
         x, c = data.train.to(device).rows()
         network.adapt(x, c, generator=stream(config["seed"], "adapt", device=device))
@@ -92,7 +105,9 @@ def trainer_for(
     if settings.precision == "bf16" and world.device == "cpu" and not torch.cpu._is_avx512_bf16_supported():
         watcher.said("--precision bf16: this processor has no bf16 of its own, so expect steps about 8 times as long")
     if settings.compile and trainer.players:
-        compiled(network, lambda: measured_round(trainer, seconds=0.0), watcher.said)
+        compiled(
+            network.prior if "latent" in config else network, lambda: measured_round(trainer, seconds=0.0), watcher.said
+        )
     return trainer
 
 

@@ -23,7 +23,8 @@ class Loss:
 
     The scale of ``total`` is the model's choice; ``parts`` are scalars, means over the rows, in nats per observation
     unless their name ends in another unit. A batch may go through in pieces, by several processes or to save memory:
-    parts and carry are then averaged over those of this process, and parts over all, so ``carry`` holds means too.
+    parts and carry are then averaged over all of them, so ``carry`` holds means over the rows too, and ``after`` sees
+    those of the whole batch, equal in every process.
 
     Args:
         weight: above 0: how many equal things ``total`` is a mean over, where that is not the rows of the batch (the

@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch import Tensor
 
 import pofx
 from pofx import data as sources
 from pofx import packed
-from pofx.catalogue import find
+from pofx.building import MEANING, build, rehearse, require_own_autoencoder
 from pofx.conditions import Condition, condition_from_config, expand
 from pofx.data.dataset import Data
 from pofx.data.request import is_local
@@ -37,11 +36,12 @@ from pofx.domains import Domain, Tokens, domain_from_config
 from pofx.errors import Unusable, in_brief, nearest
 from pofx.evaluate.evaluation import evaluate
 from pofx.evaluate.likelihood import Scored, per_observation
+from pofx.evaluate.pace import Clock
 from pofx.evaluate.score import Score
 from pofx.evaluate.windows import strided_score
 from pofx.files import read_json
 from pofx.protocols import Chains, Completes, Represents, Samples, capabilities
-from pofx.randomness import seeded_init
+from pofx.reading import Reading, named
 from pofx.rendering import Sampled
 from pofx.samplers.chunks import complete_many, sample_many
 from pofx.samplers.decoding import Watch
@@ -56,7 +56,6 @@ FORMAT = 2
 CHUNK = 64
 STATE = "state.safetensors"  # the last checkpoint
 LEAST_SCORING = 5.0  # seconds, for what trains in no time
-SPARE = 2**16  # numbers that a model may make while it is built, besides those that its weights hold
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("model", "source", "origin"), str),
@@ -132,7 +131,8 @@ class Run:
                 "run"
             )
         with fitting_together(self.folder):
-            _rehearse(self.config, self.domain, self.condition, weights)
+            rehearse(self.config, self.domain, self.condition, weights)
+            require_own_autoencoder(self.config, weights)
             return build(self.config, self.domain, self.condition)
 
     @cached_property
@@ -140,7 +140,7 @@ class Run:
         """The data of the run, loaded again; refused if they are no longer the same."""
         config = self.config
         with fitting_together(self.folder):
-            data = sources.load(config["origin"], seed=config["data_seed"], **config["source_options"])
+            data = self.read(config["origin"], seed=config["data_seed"], **config["source_options"])
         if data.fingerprint() != config["data"].get("fingerprint"):
             raise Unusable(
                 f"{config['source']} has changed since {self.folder} was fitted (its fingerprint differs); "
@@ -155,11 +155,34 @@ class Run:
         if self.condition is not None or "class" not in self.data.offers:
             return self.data
         try:
-            return sources.load(
+            return self.read(
                 config["origin"], seed=config["data_seed"], **config["source_options"] | {"condition": "class"}
             )
         except Unusable:  # a class that is held out alone, say: no reason not to score the rest
             return self.data
+
+    @cached_property
+    def reads(self) -> Reading | None:
+        """The run and the layer whose activations this one was fitted on, or None.
+
+        Raises:
+            Unusable: that run is gone, or has changed.
+        """
+        if self.config.get("features") is None:
+            return None
+        through = reading(self.config["features"], device=self.device)
+        if through.identity != self.config.get("features_identity"):
+            raise Unusable(
+                f"{through.run.folder} has changed since {self.folder} was fitted on its activations; restore it, or "
+                "fit again"
+            )
+        return through
+
+    def read(self, source: str, *, seed: int, **options: Any) -> Data:
+        """A source as this run reads it: through a layer of another run, where it was fitted on its activations."""
+        if self.reads is not None:
+            return self.reads.source(source, **options)
+        return sources.load(source, seed=seed, **options)
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -299,6 +322,8 @@ class Run:
         """Scores on a split, each with kind and unit; together they take at most ``seconds`` (the training time).
 
         With a ``stride``, beyond that time, log p of the split as one long text, by windows that move on by so much.
+        Of a run on another's activations, also beyond it, how much of that one's likelihood is left with them
+        reconstructed.
 
         Several ``devices``, or the processes of ``torchrun``, share the rows to score and the samples to draw.
         """
@@ -314,9 +339,13 @@ class Run:
             if stride is not None and world.leads:
                 long = [strided_score(model, self.data, split=split, stride=stride, device=world.device)]
             labelled = self.labelled if world.leads and Represents in capabilities(model) else None
-            return long + evaluate(
+            scores = evaluate(
                 model, self.data, device=world.device, labelled=labelled, watch=said, world=world, **given
             )
+            if self.reads is not None and world.leads:
+                origin, options, clock = self.config["origin"], self.config["source_options"], Clock.of(limit)
+                scores += self.reads.recovered(model, origin, options, split=split, clock=clock, seed=seed, watch=said)
+            return long + scores
 
     def score(
         self, x: Tensor, condition: Tensor | None = None, *, samples: int = 100, steps: int = 40, seed: int = 0
@@ -337,8 +366,7 @@ class Run:
     @cached_property
     def identity(self) -> bytes:
         """8 bytes that another run, or this one trained further, does not share."""
-        parts = ("model", "arguments", "domain", "condition")
-        return packed.identity(self.model, {part: self.config[part] for part in parts})
+        return packed.identity(self.model.state_dict(), {part: self.config[part] for part in MEANING})
 
     def compress(self, x: Tensor | bytes, condition: Tensor | str | None = None) -> bytes:
         """A text's bytes, or canonical rows and their classes, in about -log2 p(x|c) - log2 p(c) bits; lossless.
@@ -396,6 +424,16 @@ def load(folder: str | Path, *, device: str = "cpu") -> Run:
     return Run(folder, device=device)
 
 
+def reading(text: str, *, device: str = "cpu") -> Reading:
+    """RUN:layer as a person writes it.
+
+    Raises:
+        Unusable: there is no such run.
+    """
+    folder, layer = named(text)
+    return Reading(load(folder, device=device), layer)
+
+
 def lasting(source: str) -> str:
     """A source that means the same from any folder: an absolute path, or a name that no path can shadow."""
     if source.startswith(sources.STREAM):
@@ -433,13 +471,6 @@ def _works(device: torch.device) -> bool:
     return torch.empty(0, device=device).numel() == 0
 
 
-def build(config: dict[str, Any], domain: Domain, condition: Condition | None) -> Any:
-    """An untrained model from a run's configuration."""
-    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in config["arguments"].items()}
-    with seeded_init(config["seed"]):
-        return find(config["model"]).build(domain, condition=condition, **arguments)
-
-
 @contextmanager
 def fitting_together(folder: Path) -> Iterator[None]:
     """Files of a run that are whole, but not of one run, are refused in one line."""
@@ -472,35 +503,6 @@ def _is_well_formed(config: dict[str, Any], key: str) -> bool:
     if key in _KINDS:
         return key in config and isinstance(value, _KINDS[key])
     return type(value) is int and (0 if key == "planned" else 1) <= value <= _MOST[key]
-
-
-def _rehearse(config: dict[str, Any], domain: Domain, condition: Condition | None, weights: dict[str, Tensor]) -> None:
-    """Builds a model without memory for its numbers: one that asks for more than its weights hold is never built.
-
-    Raises:
-        ValueError: it does, or its parameters have other names or shapes.
-    """
-    held = sum(tensor.numel() for tensor in weights.values())
-    room = 2 * held + SPARE  # tied weights are counted at each place, replaced ones too
-
-    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal room
-        room -= parameter.numel() if parameter is not None and parameter.is_meta else 0
-        if room < 0:
-            raise ValueError("config.json asks for more weights than there are")
-
-    counting = register_module_parameter_registration_hook(count)
-    try:
-        with torch.device("meta"):
-            model = build(config, domain, condition)
-    finally:
-        counting.remove()
-    asked = {(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()}
-    differing = asked - {(name, tuple(tensor.shape)) for name, tensor in weights.items()}
-    if differing:
-        raise ValueError(f"there are no such weights as config.json asks for: {sorted(differing)[:3]}")
-    if sum(tensor.numel() for tensor in model.state_dict().values()) > held:
-        raise ValueError("config.json asks for more numbers than there are")
 
 
 def _settings(method: Callable[..., Any]) -> list[str]:

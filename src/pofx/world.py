@@ -51,6 +51,10 @@ class World:
             values /= self.size
         return values
 
+    def means(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The mean of each over processes."""
+        return values if self.size == 1 else {name: self.mean(value.clone()) for name, value in values.items()}
+
     def anyone(self, *flags: bool) -> tuple[bool, ...]:
         """Each flag, raised for all if any process raised it: what they decide, they decide together."""
         if self.size == 1:

@@ -12,7 +12,7 @@ from pofx.data import Data, Rows
 from pofx.distributions import DiagonalNormal, standard_normal_log_prob
 from pofx.domains import Images, Tokens, Vectors
 from pofx.evaluate import evaluate
-from pofx.evaluate.latents import code, cross_log_prob, log_aggregated, rate_distortion, usage_scores
+from pofx.evaluate.latents import code, cross_log_prob, log_aggregated, rate_distortion
 from pofx.randomness import stream
 from pofx.report.rows import Row
 from pofx.report.verdict import likelihood_questions, sample_questions
@@ -264,19 +264,19 @@ def test_codes_in_use_and_the_information_of_a_codebook_is_the_entropy_of_its_co
     assert told["mutual information"].value == pytest.approx(entropy, abs=1e-6)
     assert told["mutual information"].bias == pytest.approx(0, abs=0.02)
     assert told["rate"].value == pytest.approx(2 * math.log(8), abs=1e-6)
-    assert told["codes in use"].value == 3 / 8
-    assert told["perplexity of codes"].value == pytest.approx(math.exp(entropy))
+    assert told["codes used"].value == 3 / 8
+    assert told["code perplexity"].value == pytest.approx(math.exp(entropy))
     assert told["reconstruction error"].value == 0
     assert not {"active units", "rate of the fullest dimension"} & set(told)
 
 
 def test_a_rare_code_is_not_in_use():
-    codes = torch.cat([torch.zeros(390), torch.ones(9), torch.full((1,), 2.0)]).long().view(100, 4)
-    used, perplexity = usage_scores(codes, 4)
-    assert used.value == 0.25, "9 of 400 are less than 1/40"
-    assert perplexity.n == 100
-    assert usage_scores(torch.arange(4).repeat(100, 1), 4)[0].value == 1
-    assert usage_scores(torch.arange(4).repeat(100, 1), 4)[1].value == pytest.approx(4)
+    """9 of 400 symbols are less than a tenth of an even share of four codes, 1/40."""
+    codes = torch.cat([torch.zeros(390), torch.ones(9), torch.full((1,), 2.0)])[torch.randperm(400)].view(100, 4)
+    model = Codebook(Vectors(4), Tokens(4, 4), lambda x: x.long(), lambda z: z.float())
+    told = named(evaluate(model, data_of(codes, Vectors(4)), seconds=PLENTY))
+    assert told["codes used"].value == 0.25
+    assert told["code perplexity"].n == 50, "half of the rows are test rows"
 
 
 @pytest.mark.parametrize("palette", [False, True])

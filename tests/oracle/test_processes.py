@@ -18,7 +18,7 @@ from pofx.data.dataset import Rows
 from pofx.errors import Unusable
 from pofx.evaluate.likelihood import likelihood_scores
 from pofx.evaluate.pace import Clock
-from pofx.protocols import Loss
+from pofx.protocols import Loss, Turn
 from pofx.randomness import seeded_init, stream
 from pofx.runs import load
 from pofx.testing.specimens import TINY, TWO_CLASSES, tiny_data
@@ -67,6 +67,26 @@ class Normalised(nn.Module):
 
     def loss(self, x, condition=None, *, generator):
         return Loss((self.head(self.net(x).tanh()).squeeze(1) - x.sum(1)).square().mean())
+
+
+class Following(nn.Module):
+    """A buffer that follows the mean of each batch: what ``after`` is told is of the whole batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(2))
+        self.register_buffer("mean", torch.zeros(2))
+
+    def loss(self, x, condition=None, *, generator):
+        return Loss((self.w * x - 1).square().mean(), carry={"mean": x.mean(0)})
+
+    def turns(self):
+        return (Turn("model", (self.w,), self.loss, after=lambda carry, _: self.mean.lerp_(carry["mean"], 0.5)),)
+
+
+def following(world=ALONE, **settings):
+    x = torch.randn(40, 2, generator=stream(0, "x"))
+    return Trainer(Following(), Rows(x), Settings(batch_size=8, **settings), planned=10, world=world)
 
 
 def normalised(world=ALONE):
@@ -142,6 +162,7 @@ def everything(world):
     made |= {f"resumed-{name}-{kind}": resumed(name, kind, world) for name, kind in GAMES}
     more = {
         "uneven": trained(uneven(world)),
+        "following": trained(following(world)),
         "normalised": trained(normalised(world)),
         "validated": validated(world),
         "scored": scored(world),
@@ -162,7 +183,15 @@ def of_two():
     with tempfile.TemporaryDirectory() as folder:
         launched(in_two, 2, Watcher(), folder)
         games = [f"{name}-{kind}" for name, kind in GAMES]
-        names = [*games, *(f"resumed-{game}" for game in games), "uneven", "normalised", "validated", "scored"]
+        names = [
+            *games,
+            *(f"resumed-{game}" for game in games),
+            "uneven",
+            "following",
+            "normalised",
+            "validated",
+            "scored",
+        ]
         yield {label: load_file(f"{folder}/{label}.safetensors") for label in names}
 
 
@@ -192,6 +221,11 @@ def test_a_batch_in_pieces_is_the_batch(name, kind):
 def test_pieces_weigh_as_they_say(of_two):
     assert_same(of_two["uneven"], trained(uneven()))
     assert_same(trained(uneven(accumulate=4)), trained(uneven()))
+
+
+def test_what_follows_a_step_is_told_of_the_whole_batch(of_two):
+    assert_same(of_two["following"], trained(following()))
+    assert_same(trained(following(accumulate=4)), trained(following()))
 
 
 def test_batch_statistics_are_those_of_the_whole_batch(of_two):

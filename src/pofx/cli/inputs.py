@@ -32,7 +32,7 @@ def observations(run: Run, options: argparse.Namespace) -> tuple[Tensor, Tensor 
     data = (
         run.data
         if runs.lasting(options.source) == run.config["origin"]
-        else sources.load(options.source, seed=run.config["seed"], **wanted)
+        else run.read(options.source, seed=run.config["seed"], **wanted)
     )
     _require_domain(run, options.source, data.domain)
     if data.condition is not None and data.condition != run.condition:

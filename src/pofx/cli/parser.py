@@ -130,6 +130,12 @@ def _training_flags(parser: Parser, arguments: list[str]) -> None:
         "--config", metavar="FILE", help="a run's config.json, which repeats it, or a file like it; flags win over it"
     )
     parser.add_argument("--condition", default="none", help="none, class, text or a column")
+    parser.add_argument("--latent", metavar="RUN", help="of an autoencoder: MODEL becomes a prior of its codes")
+    parser.add_argument(
+        "--features",
+        metavar="RUN:LAYER",
+        help="learn from what a module of another run's model puts out for the source",
+    )
     if config:  # unsaid, so that what the file says stands
         parser.set_defaults(seed=None, device=None, condition=None, devices=None, strategy=None)
     _source_flags(parser)

@@ -1,11 +1,13 @@
 """Likelihood heads and priors: small classes with ``log_prob`` and a ``sample`` that takes its generator."""
 
+from pofx.distributions.codes import PointMass, Symbols
 from pofx.distributions.discrete import Bernoulli, Categorical
 from pofx.distributions.likelihood import Independent, Kind, Likelihood, likelihood
 from pofx.distributions.logistic import DiscretisedLogistic, DiscretisedLogisticMixture
 from pofx.distributions.normal import (
     DiagonalNormal,
     DiscretisedNormal,
+    FullNormal,
     Normal,
     TruncatedNormal,
     standard_normal_log_prob,
@@ -18,10 +20,13 @@ __all__ = [
     "DiscretisedLogistic",
     "DiscretisedLogisticMixture",
     "DiscretisedNormal",
+    "FullNormal",
     "Independent",
     "Kind",
     "Likelihood",
     "Normal",
+    "PointMass",
+    "Symbols",
     "TruncatedNormal",
     "likelihood",
     "standard_normal_log_prob",

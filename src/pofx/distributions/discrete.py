@@ -7,6 +7,12 @@ from jaxtyping import Float, Integer
 from torch import Generator, Tensor
 from torch.nn.functional import logsigmoid
 
+# Probabilities multiplied at most before their logarithm is taken: even of coins, a product is then far from vanishing.
+_TOGETHER = 64
+
+# The smallest logit whose probability has all its digits.
+_FAINTEST = -60
+
 
 @dataclass(frozen=True)
 class Bernoulli:
@@ -17,6 +23,24 @@ class Bernoulli:
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) of each element, nats; x broadcasts against the logits."""
         return logsigmoid((2 * x.to(self.logits.dtype) - 1) * self.logits)
+
+    def summed_log_prob(self, x: Tensor, axes: int, *, last: bool = False) -> Tensor:
+        """log_prob(x) summed over the last axes, without gradients: one logarithm for a product of many.
+
+        If this is the ``last`` that is asked, the logits give their place to what is computed.
+        """
+        sign = 2 * x.to(self.logits.dtype) - 1
+        y = (self.logits.mul_(sign) if last else self.logits * sign).flatten(-axes)
+        if not y.numel() or y.min() < _FAINTEST:
+            return logsigmoid(y).sum(-1)
+        p = y.sigmoid_()
+        size = next(k for k in range(_TOGETHER, 0, -1) if p.shape[-1] % k == 0)
+        products = p.unflatten(-1, (-1, size)).prod(-1)
+        summed, smallest = products.log().sum(-1), 2**24 * torch.finfo(p.dtype).tiny
+        if products.min() < smallest:  # where factors must be taken one by one
+            faint = (products < smallest).any(-1)
+            summed[faint] = p[faint].log().sum(-1)
+        return summed
 
     def sample(self, *, generator: Generator) -> Integer[Tensor, "*B"]:
         """One draw of each element."""

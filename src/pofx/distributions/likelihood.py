@@ -27,8 +27,14 @@ class Independent:
     base: Any
     domain: Domain
 
-    def log_prob(self, x: Tensor) -> Float[Tensor, "*B"]:
-        """log p(x), nats per observation: summed over the observation's dimensions."""
+    def log_prob(self, x: Tensor, *, last: bool = False) -> Float[Tensor, "*B"]:
+        """log p(x), nats per observation: summed over the observation's dimensions.
+
+        Args:
+            last: nothing else will be asked of this distribution, whose numbers may be written over.
+        """
+        if isinstance(self.base, Bernoulli) and not torch.is_grad_enabled() and self.base.logits.itemsize >= 4:
+            return self.base.summed_log_prob(x, len(self.domain.shape), last=last)
         log_p = self.base.log_prob(x)
         if self._end is not None:
             ends = (x == self._end).long()

@@ -1,4 +1,4 @@
-"""Normals with diagonal covariance."""
+"""Normals: of each element, and over vectors with a diagonal or a full covariance."""
 
 import math
 from dataclasses import dataclass
@@ -178,12 +178,80 @@ class DiagonalNormal:
         epsilon = randn(shape, generator=generator, rows=rows, device=self.mu.device, dtype=self.mu.dtype)
         return self.mu + (0.5 * self.log_var).exp() * epsilon
 
+    def log_prob_by_each(self, z: Float[Tensor, "*A K"]) -> Float[Tensor, "*A B"]:
+        """Log-density of each vector under each of B normals, by two products of matrices."""
+        centre = self.mu.mean(0)  # near it, squares are small and their difference keeps its digits
+        z, mu, precision = z - centre, self.mu - centre, (-self.log_var).exp()
+        constant = (mu.square() * precision + self.log_var + _LOG_2_PI).sum(-1)
+        return z @ (mu * precision).T - 0.5 * (z.square() @ precision.T + constant)
+
     def kl_to_standard_normal(self) -> Float[Tensor, "*B K"]:
         """KL(self || N(0, I)) of each dimension, nats: (mu^2 + sigma^2 - log sigma^2 - 1) / 2; they add up.
 
         Source: Kingma and Welling 2014, arXiv:1312.6114, appendix B.
         """
         return 0.5 * (self.mu.square() + self.log_var.exp() - self.log_var - 1)
+
+    def kl_to(self, other: "DiagonalNormal") -> Float[Tensor, "*B K"]:
+        """KL(self || other) of each dimension, nats; they add up."""
+        apart = (self.mu - other.mu).square() * (-other.log_var).exp()
+        wider = self.log_var - other.log_var
+        return 0.5 * (apart + wider.exp() - wider - 1)
+
+    @property
+    def mode(self) -> Float[Tensor, "*B K"]:
+        """mu."""
+        return self.mu
+
+
+@dataclass(frozen=True)
+class FullNormal:
+    """N(mu, L L^T) over vectors, the last axis.
+
+    Args:
+        tril: L, lower triangular with a positive diagonal.
+    """
+
+    mu: Float[Tensor, "*B K"]
+    tril: Float[Tensor, "*B K K"]
+
+    def log_prob(self, z: Float[Tensor, "*A K"]) -> Float[Tensor, "*C"]:
+        """Log-density of each vector, nats; z may have leading axes of its own."""
+        return standard_normal_log_prob(_times(self._inverse(), z - self.mu)) - self._log_det()
+
+    def rsample(self, samples: int, *, generator: Generator) -> Float[Tensor, "N *B K"]:
+        """z = mu + L epsilon, N times; gradients reach mu and L."""
+        shape, rows = (samples, *self.mu.shape), self.mu.ndim - 1
+        epsilon = randn(shape, generator=generator, rows=rows, device=self.mu.device, dtype=self.mu.dtype)
+        return self.mu + _times(self.tril, epsilon)
+
+    def log_prob_by_each(self, z: Float[Tensor, "*A K"]) -> Float[Tensor, "*A B"]:
+        """Log-density of each vector under each of B normals."""
+        inverse = self._inverse()
+        epsilon = torch.einsum("bij,...j->...bi", inverse, z) - _times(inverse, self.mu)
+        return standard_normal_log_prob(epsilon) - self._log_det()
+
+    def kl_to_standard_normal(self) -> Float[Tensor, "*B K"]:
+        """KL(self || N(0, I)) by the chain rule, nats: of each dimension given those before it; they add up."""
+        diagonal = self.tril.diagonal(dim1=-2, dim2=-1)
+        return 0.5 * (self.mu.square() + self.tril.square().sum(-1) - 2 * diagonal.log() - 1)
+
+    @property
+    def mode(self) -> Float[Tensor, "*B K"]:
+        """mu."""
+        return self.mu
+
+    def _inverse(self) -> Float[Tensor, "*B K K"]:
+        identity = torch.eye(self.mu.shape[-1], device=self.mu.device, dtype=self.mu.dtype)
+        return torch.linalg.solve_triangular(self.tril, identity, upper=False)
+
+    def _log_det(self) -> Float[Tensor, "*B"]:
+        return self.tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def _times(matrix: Float[Tensor, "*B K K"], v: Float[Tensor, "*A K"]) -> Float[Tensor, "*C K"]:
+    """Each matrix times its vectors; v may have leading axes of its own."""
+    return torch.einsum("...ij,...j->...i", matrix, v)
 
 
 def standard_normal_log_prob(z: Float[Tensor, "*B K"]) -> Float[Tensor, "*B"]:

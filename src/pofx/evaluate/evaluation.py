@@ -8,10 +8,12 @@ import torch
 from pofx.conditions import Classes
 from pofx.data.dataset import Data
 from pofx.errors import Unusable
+from pofx.evaluate.codes import code_scores
 from pofx.evaluate.cost import cost_scores
 from pofx.evaluate.drawing import MOST, Drawn, draw
 from pofx.evaluate.latents import latent_scores
 from pofx.evaluate.likelihood import likelihood_scores
+from pofx.evaluate.meters import meter_scores
 from pofx.evaluate.pace import Clock, Watch
 from pofx.evaluate.probe import probe_scores
 from pofx.evaluate.quality import memorisation_score, quality_scores
@@ -76,6 +78,9 @@ def evaluate(
             scores += quality_scores(drawn.x, data, clock=clock.share(0.6), **shared)
             scores += accuracy_score(drawn, data, clock=clock, patience=0.15 * total, **shared)
             scores.append(drawn.speed_score(split))
+        if world.leads:
+            scores += meter_scores(model, data, split=split, seed=seed, device=device, watch=watch)
+            scores += code_scores(model, data, clock=clock.share(0.3), device=device, **shared)
     return scores + cost_scores(model, split=split, device=device)
 
 

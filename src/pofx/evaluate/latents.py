@@ -66,7 +66,7 @@ class Coded:
 def latent_scores(
     model: Any, data: Data, *, split: str, clock: Clock, seed: int, device: str | torch.device, watch: Watch
 ) -> list[Score]:
-    """Reconstruction, and where they are defined rate, distortion, information, units or codes in use.
+    """Reconstruction, and where they are defined rate, distortion, information, units in use.
 
     Empty where the model does not encode and decode. All are from the same rows, a seeded subset of the split.
     """
@@ -79,8 +79,6 @@ def latent_scores(
     x, c = rows[0][:n].to(device), None if rows[1] is None else rows[1][:n].to(device)
     z = torch.cat([model.encode(*batch) for batch in _batches(model.domain, x, c)])
     scores = reconstruction_scores(model, x, c, data, seed=seed)
-    if not z.is_floating_point():
-        scores += usage_scores(z, model.latent_domain.vocabulary)
     if Infers in able:
         coded = code(model, x, c, seed=seed)
         scores += [*_rate_and_distortion(coded), *_information(coded, c, model)]
@@ -171,23 +169,6 @@ def reconstruction_scores(model: Any, x: Tensor, c: Tensor | None, data: Data, *
         _mean("reconstruction error, constant", _squared(x, constant), unit, better="reference",
               note="the mean of the training split"),
     ]  # fmt: skip
-
-
-def usage_scores(codes: Tensor, vocabulary: int) -> list[Score]:
-    """Of the symbols (n, T) of a latent: the share of the codes in use, and how many they are worth.
-
-    A code is in use if it has over a tenth of its share, 1/(10 K) of all symbols. The perplexity is exp(H), H the
-    entropy of the symbols' frequencies: K where all are equally frequent.
-    """
-    counts = torch.bincount(codes.flatten(), minlength=vocabulary).double()
-    p = counts / counts.sum()
-    used = (p > 1 / (10 * vocabulary)).double().mean().item()
-    perplexity = torch.special.entr(p).sum().exp().item()
-    note = f"of {vocabulary}, each over 1/{10 * vocabulary} of {codes.numel()} symbols"
-    return [
-        Score("codes in use", used, "statistic", "", len(codes), note=note),
-        Score("perplexity of codes", perplexity, "statistic", "codes", len(codes), note=f"at most {vocabulary}"),
-    ]
 
 
 def _rate_and_distortion(coded: Coded) -> tuple[Score, Score]:

@@ -20,7 +20,7 @@ def halvings(height: int, width: int, *, smallest: int = 4) -> list[tuple[int, i
     return sizes
 
 
-class _Finish(nn.Module):
+class Finish(nn.Module):
     """What follows a convolution: layer norm over (C, H, W), the context (B, E) added to every pixel, SiLU."""
 
     def __init__(self, channels: int, context: int, norm: bool) -> None:
@@ -30,6 +30,7 @@ class _Finish(nn.Module):
         self.activation = nn.SiLU()
 
     def forward(self, h: Float[Tensor, "B C H W"], context: Tensor | None) -> Float[Tensor, "B C H W"]:
+        """h, normalised, told of the context and bent."""
         h = self.norm(h)
         if self.context is not None:
             h = h + self.context(context)[:, :, None, None]
@@ -50,10 +51,10 @@ class ConvEncoder(nn.Module):
     def __init__(self, domain: Images, outputs: int, *, width: int = 32, context: int = 0, norm: bool = True) -> None:
         super().__init__()
         sizes = halvings(domain.height, domain.width)
-        widths = _widths(width, len(sizes))
-        self.convs = nn.ModuleList([_reader(domain.channels, widths[0], sizes)])
+        widths = stage_widths(width, len(sizes))
+        self.convs = nn.ModuleList([reader(domain.channels, widths[0], sizes)])
         self.convs.extend(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths, widths[1:]))
-        self.finishes = nn.ModuleList(_Finish(channels, context, norm) for channels in widths)
+        self.finishes = nn.ModuleList(Finish(channels, context, norm) for channels in widths)
         self.head = nn.Linear(widths[-1] * sizes[-1][0] * sizes[-1][1], outputs)
 
     def hidden(self, y: Float[Tensor, "B C H W"], context: Tensor | None = None) -> Float[Tensor, "B F"]:
@@ -91,12 +92,12 @@ class ConvDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.sizes = halvings(domain.height, domain.width)[::-1]
-        widths = _widths(width, len(self.sizes))[::-1]
+        widths = stage_widths(width, len(self.sizes))[::-1]
         self.shape = (widths[0], *self.sizes[0])
         self.first = nn.Linear(inputs, math.prod(self.shape))
         self.convs = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1) for a, b in zip(widths, widths[1:]))
-        self.finishes = nn.ModuleList(_Finish(channels, context, norm) for channels in widths)
-        self.head = _writer(widths[-1], channels or domain.channels, self.sizes)
+        self.finishes = nn.ModuleList(Finish(channels, context, norm) for channels in widths)
+        self.head = writer(widths[-1], channels or domain.channels, self.sizes)
 
     def hidden(self, z: Float[Tensor, "B K"], context: Tensor | None = None) -> Float[Tensor, "B F h w"]:
         """The last feature maps, before the picture's own size."""
@@ -111,17 +112,18 @@ class ConvDecoder(nn.Module):
         return self.head(self.hidden(z, context))[:, :, :height, :width]
 
 
-def _widths(width: int, sizes: int) -> list[int]:
+def stage_widths(width: int, sizes: int) -> list[int]:
     """Channels at each halved size, the picture's own size left out."""
     return [width * min(4, 2**i) for i in range(max(1, sizes - 1))]
 
 
-def _reader(channels: int, width: int, sizes: list[tuple[int, int]]) -> nn.Conv2d:
+def reader(channels: int, width: int, sizes: list[tuple[int, int]]) -> nn.Conv2d:
     """The layer that reads the picture: halves it at once, as full-size feature maps would cost most of the time."""
     return nn.Conv2d(channels, width, 5, stride=2 if len(sizes) > 1 else 1, padding=2)
 
 
-def _writer(width: int, channels: int, sizes: list[tuple[int, int]]) -> nn.Module:
+def writer(width: int, channels: int, sizes: list[tuple[int, int]]) -> nn.Module:
+    """The layer that writes the picture, from maps of half its size."""
     if len(sizes) == 1:
         return nn.Conv2d(width, channels, 3, padding=1)
     return nn.ConvTranspose2d(width, channels, 6, stride=2, padding=2)

@@ -55,6 +55,7 @@ class Recipe:
         machine: that the time is of; "a GPU" where it would be too long on anything else.
         expected: the figure.
         beside: published figures, and what keeps them from being compared like for like.
+        samples: of the latent for each observation, where the figure is a bound.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Recipe:
     machine: str
     expected: Expected
     beside: str = ""
+    samples: int = 100
 
     @property
     def needs_gpu(self) -> bool:
@@ -85,7 +87,7 @@ class Recipe:
             whole: the run is the recipe's own, with nothing of it changed.
         """
         x, _ = run.data.test.rows()
-        scored = run.score(x[:rows])
+        scored = run.score(x[:rows], samples=self.samples if whole else 100)
         n = len(scored.value)
         stderr = (scored.value.std() / math.sqrt(n)).item() if n > 1 else None
         score = Score("log p(x)", scored.value.mean().item(), scored.kind, "nats", n, stderr=stderr, split=SPLIT)

@@ -229,7 +229,7 @@ RULES = (
     Rule("vanishing gradients", vanishing_gradients, "take fewer layers, or look for units that have saturated"),
     Rule("no learning", no_learning, "try a --learning-rate ten times higher, then ten times lower"),
     Rule("overfitting", overfitting, "the best weights are kept; use more data, a smaller model or --weight-decay"),
-    Rule("posterior collapse", posterior_collapse, "lower --beta, or take a less powerful decoder"),
+    Rule("posterior collapse", posterior_collapse, "give it --free-bits, lower --beta, or take a less powerful decoder"),
     Rule("dead codes", dead_codes, "take fewer codes, or restart those that are not used"),
     Rule("saturated critic", saturated_critic, "give the critic fewer steps, a lower rate or a larger penalty"),
     Rule("mode collapse", mode_collapse, "give the critic more steps, or lower --learning-rate"),

@@ -95,7 +95,7 @@ class Player:
         for p in self.parameters:
             p.grad = None
         if self.turn.after is not None and not bad:
-            self.turn.after(carry, Progress(trainer.step, trainer.planned))
+            self.turn.after(trainer.world.means(carry), Progress(trainer.step, trainer.planned))
         self.ledger.add(total, norm, bad, parts)
 
     def _differentiate(self, pieces: list[Batch], trainer: "Trainer") -> tuple[Tensor, Named, Named, Tensor | None]:

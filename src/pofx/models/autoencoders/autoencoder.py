@@ -111,4 +111,5 @@ class Autoencoder(OneCode):
             return self.inside(x)
         if are_symbols(self.domain):
             return self.inside(corrupted_symbols(x, self.p.levels, self.corruption_rate, generator=generator))
-        return corrupted(self.inside(x), self.domain, self.corruption, self.corruption_rate, generator=generator)
+        y = corrupted(self.measured(x), self.domain, self.corruption, self.corruption_rate, generator=generator)
+        return self.read(y)

@@ -110,18 +110,12 @@ class OneCode(VectorLatent):
         if self.spread is None:
             nats = -self.p(told).log_prob(x).mean()
             return Loss(nats, {"reconstruction": nats})
-        squared = (self.measured(x).to(told.dtype) - told[:, 0]).square().flatten(1).sum(1).mean()
+        squared = (self.measured(x) - told[:, 0]).square().flatten(1).sum(1).mean()
         calibration = 0.5 * (self.log_var + squared.detach() / self.domain.dims * (-self.log_var).exp())
         return Loss(
             0.5 * squared + calibration - calibration.detach(),
             {"half_squared_error": 0.5 * squared, "spread": (0.5 * self.log_var).exp()},
         )
-
-    def measured(self, x: Tensor) -> Tensor:
-        """x in the units of the networks, in its own shape."""
-        if isinstance(self.domain, Images):
-            return self.domain.centre(x)
-        return x if self.standardise is None else self.standardise(x)
 
 
 def is_measured(domain: Domain) -> bool:

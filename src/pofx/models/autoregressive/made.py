@@ -1,8 +1,6 @@
 """MADE: a multilayer perceptron whose weights are masked until no output sees its own value or a later one."""
 
-from bisect import bisect_left
-from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from pofx.distributions.conditional import Bit, Level
 from pofx.domains import Domain, Images, Tokens, Vectors
 from pofx.errors import Unusable
 from pofx.models.autoregressive.chain import Autoregressive
+from pofx.nn.masked import Masked, Units, degrees
 from pofx.nn.mlp import ConditionEmbedding
 from pofx.nn.sequence import value_embedding
 from pofx.samplers.decoding import Outputs
@@ -22,10 +21,6 @@ from pofx.samplers.decoding import Outputs
 # Numbers that stand for one symbol of a text, or one number of a table; a pixel is a number already.
 _EMBEDDING = 16
 _CONTEXT = 64
-
-# From this many weights on, a masked layer is computed in blocks of rows.
-_LARGE = 2**18
-_BLOCKS = 8
 
 
 class MADE(Autoregressive):
@@ -76,16 +71,16 @@ class MADE(Autoregressive):
         sizes, self.recipe = _advice(domain)
         self.hidden = sizes if hidden is None else hidden
         context = 0 if condition is None else _CONTEXT
-        inputs = _Units(range(domain.dims), 1 if isinstance(domain, Images) else _EMBEDDING, placed=True)
-        outputs = _Units(range(domain.dims), self.conditional.outputs, placed=True)
-        units = [inputs, *(_Units(_degrees(size, domain.dims)) for size in self.hidden)]
+        inputs = Units(range(domain.dims), 1 if isinstance(domain, Images) else _EMBEDDING, placed=True)
+        outputs = Units(range(domain.dims), self.conditional.outputs, placed=True)
+        units = [inputs, *(Units(degrees(size, domain.dims)) for size in self.hidden)]
         self.spread = (domain.levels - 1) / 2 if isinstance(domain, Images) and domain.levels else 1.0
         self.register_buffer("mean", torch.full((domain.dims,), self.spread) if isinstance(domain, Images) else None)
         self.values = None if isinstance(domain, Images) else value_embedding(self.sequence, _EMBEDDING)
         self.given = None if condition is None else ConditionEmbedding(condition, context)
-        self.layers = nn.ModuleList(_Masked(a, b, context=context) for a, b in pairwise(units))
-        self.head = _Masked(units[-1], outputs, context=context, strictly=True)
-        self.direct = _Masked(inputs, outputs, strictly=True) if inputs.size <= units[-1].size else None
+        self.layers = nn.ModuleList(Masked(a, b, context=context) for a, b in pairwise(units))
+        self.head = Masked(units[-1], outputs, context=context, strictly=True)
+        self.direct = Masked(inputs, outputs, strictly=True) if inputs.size <= units[-1].size else None
         for last in (self.head, self.direct):
             if last is not None:
                 nn.init.zeros_(last.weight)
@@ -163,86 +158,13 @@ class MADE(Autoregressive):
         return self.given.absent() if c is None else self.given(c)
 
 
-class _Units:
-    """A layer: its units' degrees, in rising order, and how many numbers each of them is."""
-
-    def __init__(self, degrees: Sequence[int], width: int = 1, *, placed: bool = False) -> None:
-        self.degrees, self.width, self.placed = degrees, width, placed
-        self.size = len(degrees) * width
-
-    def below(self, degree: int) -> int:
-        """Numbers of the units of a degree below that."""
-        return bisect_left(self.degrees, degree) * self.width
-
-    def between(self, first: int, stop: int) -> slice:
-        """The numbers of degree ``first`` .. ``stop`` - 1."""
-        return slice(self.below(first), self.below(stop))
-
-    def highest(self, pieces: Sequence[int]) -> list[int]:
-        """The highest degree in each piece, the layer's numbers cut into pieces of these sizes."""
-        return [self.degrees[(stop - 1) // self.width] for stop in accumulate(pieces)]
-
-    def arranged(self, x: Float[Tensor, "*B N"], order: Int[Tensor, "T"]) -> Float[Tensor, "*B N"]:
-        """What stands at the places, in the order of reading."""
-        return x.unflatten(-1, (-1, self.width)).index_select(-2, order).flatten(-2)
-
-    def of_each(self) -> Int[Tensor, "N"]:
-        """The degree of each number."""
-        return torch.tensor(self.degrees).repeat_interleave(self.width)
-
-
-class _Masked(nn.Module):
-    """Linear, but no unit b sees a unit a of a higher degree, or ``strictly`` of the same.
-
-    Both layers stand in the order of reading; weights of units that are ``placed`` are kept by their place.
-    """
-
-    mask: Tensor
-
-    def __init__(self, a: _Units, b: _Units, *, context: int = 0, strictly: bool = False) -> None:
-        super().__init__()
-        self.a, self.b, self.strictly = a, b, strictly
-        self.weight = nn.Parameter(torch.empty(b.size, a.size))
-        self.bias = nn.Parameter(torch.zeros(b.size))
-        self.context = nn.Linear(context, b.size, bias=False) if context else None
-        seen = a.of_each() < b.of_each()[:, None] + (not strictly)
-        self.register_buffer("mask", seen.to(self.weight.dtype), persistent=False)
-        with torch.no_grad():  # He et al. 2015, with the inputs that are seen
-            self.weight.normal_().mul_((2 / seen.sum(1, keepdim=True).clamp(min=1)).sqrt())
-        self.rows = _even(b.size, _BLOCKS if self.weight.numel() >= _LARGE else 1)
-
-    def forward(
-        self, x: Float[Tensor, "B A"], order: Int[Tensor, "T"] | None = None, context: Tensor | None = None
-    ) -> Float[Tensor, "B N"]:
-        """Some rows of weights at a time: a whole product would multiply by as many zeros as weights."""
-        weight, shift = self.folded(order, context)
-        seen = [self.seen(degree) for degree in self.b.highest(self.rows)]
-        return torch.cat([linear(x[:, :n], w[:, :n]) for w, n in zip(weight.split(self.rows), seen)], dim=1) + shift
-
-    def folded(self, order: Int[Tensor, "T"] | None, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Masked weight (N, A) and shift (B or 1, N), in the order of reading."""
-        weight: Tensor = self.weight
-        shift = self.bias[None]
-        if self.context is not None and context is not None:
-            shift = shift + self.context(context)
-        if order is not None and self.a.placed:
-            weight = self.a.arranged(weight, order)
-        if order is not None and self.b.placed:
-            weight, shift = self.b.arranged(weight.T, order).T, self.b.arranged(shift, order)
-        return weight * self.mask, shift
-
-    def seen(self, degree: int) -> int:
-        """How many numbers of a those of this degree see; they come first."""
-        return self.a.below(degree if self.strictly else degree + 1)
-
-
 class _Steps:
     """A pass that goes on as values come: units of low degree are complete before the others."""
 
     def __init__(self, model: MADE, order: Int[Tensor, "T"] | None, n: int, c: Tensor | None) -> None:
         context = model._context(c)
         self.model, self.order, self.read = model, order, 0
-        self.layers = [_Folded(layer, order, context) for layer in model.layers if isinstance(layer, _Masked)]
+        self.layers = [_Folded(layer, order, context) for layer in model.layers if isinstance(layer, Masked)]
         self.head = _Folded(model.head, order, context)
         self.direct = None if model.direct is None else _Folded(model.direct, order, None)
         self.units = [model.head.weight.new_zeros(n, f.layer.a.size) for f in (*self.layers, self.head)]
@@ -261,7 +183,7 @@ class _Steps:
 class _Folded:
     """A masked layer in one order and context, some of its units at a time."""
 
-    def __init__(self, layer: _Masked, order: Int[Tensor, "T"] | None, context: Tensor | None) -> None:
+    def __init__(self, layer: Masked, order: Int[Tensor, "T"] | None, context: Tensor | None) -> None:
         self.layer = layer
         self.weight, self.shift = layer.folded(order, context)
 
@@ -275,17 +197,6 @@ def _log_frequencies(s: Shaped[Tensor, "B T"], levels: int) -> Float[Tensor, "T 
     """Of each level at each place, none of them quite zero."""
     counts = torch.stack([(s == level).sum(0) for level in range(levels)], dim=1)
     return ((counts + 0.5) / (len(s) + levels / 2)).log()
-
-
-def _even(size: int, pieces: int) -> list[int]:
-    """Sizes of about equal pieces."""
-    cuts = [i * size // pieces for i in range(pieces + 1)]
-    return [b - a for a, b in pairwise(cuts)]
-
-
-def _degrees(size: int, places: int) -> list[int]:
-    """Of ``size`` hidden units: spread evenly over 0 .. T - 2; a unit that read the last value would tell none."""
-    return [k * (places - 1) // size for k in range(size)]
 
 
 def _orders(places: int, count: int, shuffled: bool) -> Int[Tensor, "K T"]:
