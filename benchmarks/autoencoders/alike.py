@@ -36,12 +36,13 @@ def workload(batch):
 
 @torch.no_grad()
 def carried(model):
-    """pythae's VAE with the weights of ours, whose encoder reads x - 1/2 and whose pixels have a bias of their own."""
+    """pythae's VAE with the weights of ours, whose encoder reads x shifted and whose pixels have a bias more."""
     from with_pythae import pythae_vae
 
     peer = pythae_vae(BINARY.shape, LATENT)
-    _copy(peer.encoder.layers[0][0], *_linear(model.encoder.layers[0]))
-    peer.encoder.layers[0][0].bias.sub_(model.encoder.layers[0].weight.sum(1), alpha=0.5)
+    weight, bias = _linear(model.encoder.layers[0])
+    shift = model.inside(torch.zeros(1, *BINARY.shape, dtype=BINARY.dtype))[0]
+    _copy(peer.encoder.layers[0][0], weight, bias + weight @ shift)
     weight, bias = _linear(model.encoder.head)
     for layer, rows in ((peer.encoder.embedding, slice(LATENT)), (peer.encoder.log_var, slice(LATENT, None))):
         _copy(layer, weight[rows], bias[rows])

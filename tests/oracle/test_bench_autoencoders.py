@@ -1,6 +1,7 @@
-"""The benchmarks of autoencoders tell the figures that they name, of networks trained as they say."""
+"""The benchmarks of autoencoders compare like with like, and their tables give every row its figure."""
 
 import importlib
+import importlib.util
 import json
 import math
 import sys
@@ -13,6 +14,7 @@ import torch
 import pofx
 from pofx.data import Rows
 from pofx.domains import Tokens
+from pofx.models.autoencoders import vae
 from pofx.randomness import stream
 
 HERE = Path(__file__).resolve().parents[2] / "benchmarks" / "autoencoders"
@@ -133,3 +135,151 @@ def test_runs_are_not_fitted_again(vqvae, quick, monkeypatch):
     before = json.loads((out / "vqvae.json").read_text())
     vqvae.main(arguments)
     assert json.loads((out / "vqvae.json").read_text()) == before
+
+
+# ---- beside pythae
+
+BESIDE = ("alike", "training", "scoring")
+ENGINE = ("bare", "bare_game", "by_hand", "held", "loops", "measure", "with_pythae", "workloads")
+needs_pythae = pytest.mark.skipif(importlib.util.find_spec("pythae") is None, reason="pythae is not installed")
+
+
+@pytest.fixture(scope="module")
+def beside():
+    """Its modules, of which ``alike`` finds those of the engine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [str(HERE), *sys.path])
+        yield {name: importlib.import_module(name) for name in BESIDE}
+        for name in (*BESIDE, *ENGINE):
+            sys.modules.pop(name, None)
+
+
+def pictures(rows):
+    return (torch.rand(rows, 1, 28, 28, generator=stream(0, "x")) < 0.3).to(torch.uint8)
+
+
+def biased(beside):
+    """Ours, with pixels whose marginals were learnt."""
+    model = beside["scoring"].model_of({})
+    with torch.no_grad():
+        model.bias.copy_(torch.randn(784, generator=stream(0, "bias")))
+    return model
+
+
+def test_the_bare_loop_trains_the_network_of_pofx(beside):
+    """The same loss by hand, with the same weights and noise."""
+    model, (weights, loss) = biased(beside), beside["alike"].workload(4).written()
+    with torch.no_grad():
+        for mine, written in zip([*model.encoder.parameters(), *model.decoder.parameters()], weights, strict=True):
+            mine.copy_(written)
+        model.bias.zero_()
+    expected = model.loss(pictures(4), generator=stream(0, "noise")).total
+    torch.testing.assert_close(loss(pictures(4), stream(0, "noise")), expected, rtol=1e-5, atol=0)
+
+
+@needs_pythae
+def test_pythae_trains_and_scores_the_network_of_pofx(beside):
+    """What its encoder and decoder put out are ours, with the weights carried over: nothing is left out or added."""
+    model, x = biased(beside), pictures(4)
+    peer = beside["alike"].carried(model)
+    told, q = peer.encoder(x.float()), model.posterior(x)
+    torch.testing.assert_close(told.embedding, q.mu, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(told.log_covariance, q.log_var, rtol=1e-4, atol=1e-5)
+    z = torch.randn(4, 20, generator=stream(0, "z"))
+    torch.testing.assert_close(peer.decoder(z).reconstruction, model.decode(z).base.logits.sigmoid())
+    count = sum(p.numel() for p in peer.parameters())
+    assert count == sum(p.numel() for p in beside["alike"].workload(4).written()[0])
+
+
+@needs_pythae
+def test_the_loop_of_pythae_makes_the_steps_asked_for(beside, monkeypatch):
+    """Of its default network, with as many pictures as a step is given."""
+    from pythae.models.nn.default_architectures import Encoder_VAE_MLP
+    from with_pythae import pythae_loop
+
+    seen, forward = [], Encoder_VAE_MLP.forward
+    monkeypatch.setattr(Encoder_VAE_MLP, "forward", lambda self, x: seen.append(len(x)) or forward(self, x))
+    work = beside["alike"].workload(8)
+    work.__dict__["x"] = pictures(24)
+    advance = pythae_loop(work, fused=False, default=True)
+    seen.clear()
+    advance(5)
+    assert seen == [8] * 5
+
+
+def ratio(beside, median):
+    from measure import Ratio
+
+    return Ratio((median,) * 4, (1.0, 1.0), 0.0)
+
+
+@pytest.mark.parametrize(("reached", "said"), [(1.99, "below"), (2.01, "at least")])
+def test_the_verdict_allows_three_percent(beside, reached, said):
+    found = {"pythae / pofx": ratio(beside, reached), "pythae / bare": ratio(beside, 2.06)}
+    assert said in beside["training"].verdict(found)
+
+
+def test_ratios_are_of_the_blocks_of_one_round(beside):
+    from measure import Turns
+
+    names = ["pythae", "pofx, clipping", "bare, clipping", "pofx", "bare"]
+    turns = Turns(([6.0, 12.0], [8.0, 8.0], [4.0, 4.0], [3.0, 6.0], [1.0, 2.0]), 10, 0.0)
+    found = {label: r.pairs for label, r in beside["training"].ratios(names, turns)}
+    assert found == {
+        "pythae / bare": (6, 6),
+        "pofx / bare": (3, 3),
+        "pofx, clipping / bare, clipping": (2, 2),
+        "pythae / pofx": (2, 2),
+    }
+
+
+def test_loops_that_take_turns_make_equal_steps(beside):
+    from measure import taking_turns
+
+    made = [[], [], []]
+    turns = taking_turns([of.append for of in made], rounds=4, steps=3)
+    assert made == [[3] * 5] * 3  # the first of them is not timed
+    assert [len(of) for of in turns.times] == [4, 4, 4]
+
+
+def test_a_table_of_training(beside, capsys, monkeypatch):
+    """Without peers."""
+    training = beside["training"]
+    monkeypatch.setattr(training, "HAS_PYTHAE", False)
+    monkeypatch.setattr(training, "loops_of", lambda work, loops_of=training.loops_of: loops_of(work, pythae=False))
+    training.main(["--batches", "2", "--pairs", "2", "--seconds", "0.001"])
+    out = capsys.readouterr().out
+    assert "pythae is left out" in out
+    assert out.index("pofx / bare ") < out.index("pofx, clipping / bare, clipping")
+
+
+def test_the_bound_as_it_is_read_is_the_bound(beside, monkeypatch):
+    """With the same draws of z, ours says the same."""
+    model, x = biased(beside), pictures(3)
+    noise = torch.randn(7, 3, 20, generator=stream(0, "noise"))
+    monkeypatch.setattr(torch, "randn", lambda *shape, dtype=torch.float, **given: noise.to(dtype))
+    with torch.no_grad():
+        expected = beside["scoring"].plain_bound(model, x, 7, None)
+        found = model.elbo(x, samples=7, generator=stream(0, "z"))
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+
+
+@needs_pythae
+def test_get_nll_of_pythae_is_a_log_likelihood(beside):
+    """Not its negative: it is the bound itself."""
+    told = beside["scoring"].values(biased(beside), pictures(3), 50)
+    ours, plain, theirs = (sum(told[name]) / 5 for name in ("pofx elbo", "torch.distributions", "pythae get_nll"))
+    assert ours < 0
+    assert math.isclose(theirs, plain, abs_tol=2)
+    assert math.isclose(ours, plain, abs_tol=2)
+
+
+def test_the_products_are_the_decoders(beside, monkeypatch):
+    """Of every layer, for so many rows, whole pieces and a rest."""
+    model, done = biased(beside), []
+    monkeypatch.setattr(vae, "_CHUNK", 784 * 4)
+    products = beside["scoring"].products_of(model, 10)
+    mm = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda x, w, out: done.append((len(x), *w.shape)) or mm(x, w, out=out))
+    products()
+    assert done == [(rows, *shape) for rows in (4, 4, 2) for shape in ((20, 512), (512, 784))]

@@ -110,14 +110,17 @@ class Likelihood:
         return Independent(self._base(parameters.movedim(-1 - len(self.domain.shape), 0)), self.domain)
 
     def _base(self, p: Float[Tensor, "..."]) -> Bernoulli | Categorical | DiscretisedLogistic | Any:
+        # Not p[0], p[1]: the gradient of an index is a copy among zeros.
         if self.kind == "bernoulli":
-            return Bernoulli(p[0])
+            return Bernoulli(p.squeeze(0))
         if self.kind == "categorical":
             return Categorical(p.movedim(0, -1))
         if self.kind == "normal":
-            return self._normal(p[0], above(p[1], LOWEST_LOG_VAR))
+            mu, log_var = p.unbind()
+            return self._normal(mu, above(log_var, LOWEST_LOG_VAR))
         if self.mixtures == 1:
-            return DiscretisedLogistic(p[0], above(p[1], lowest(self.levels)), self.levels)
+            mu, log_scale = p.unbind()
+            return DiscretisedLogistic(mu, above(log_scale, lowest(self.levels)), self.levels)
         logits, mu, log_scale = p.chunk(3)
         return DiscretisedLogisticMixture(logits, mu, above(log_scale, lowest(self.levels)), self.levels)
 
