@@ -38,7 +38,7 @@ def autoencoder_run(folder: str | Path, prior: Entry) -> Run:
 
 
 def recorded(run: Run, data: Data) -> dict[str, Any]:
-    """What a configuration keeps of an autoencoder; ``weights_of`` and ``building.build`` read it.
+    """What a configuration keeps of an autoencoder; ``give_weights`` and ``building.build`` read it.
 
     Raises:
         Unusable: the autoencoder is of other data.

@@ -58,7 +58,7 @@ def interpolate_and_show(run: Run, options: argparse.Namespace) -> dict[str, Any
     x, c = _test_rows(run, options.condition)
     pairs = _pairs(c if isinstance(run.condition, Classes) and c is not None else torch.zeros(len(x)))
     if not 1 <= options.n <= len(pairs):
-        raise Unusable(f"-n must be 1 to {len(pairs)} pairs, got {options.n}; ask for so many")
+        raise Unusable(f"-n must be 1 to {len(pairs)} pairs, got {options.n}; ask for at most {len(pairs)}")
     if options.between < 2:
         raise Unusable(f"--between must be at least 2, got {options.between}")
     first, second = pairs[: options.n].T

@@ -163,7 +163,7 @@ def reconstruction_scores(model: Any, x: Tensor, c: Tensor | None, data: Data, *
                   note="the most frequent symbol of the training split at each place"),
         ]  # fmt: skip
     unit = "levels^2" if isinstance(data.domain, Images) and data.domain.levels else "units^2"
-    constant, how = train.double().mean(0), "mean square of a value's, by the mean of p(x|z)"
+    constant, how = train.double().mean(0), "mean square of a value's error, by the mean of p(x|z)"
     return [
         _mean("reconstruction error", _squared(x, back), unit, better="lower", note=how),
         _mean("reconstruction error, constant", _squared(x, constant), unit, better="reference",

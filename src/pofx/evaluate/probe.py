@@ -152,7 +152,7 @@ def probe_scores(
     Both are fitted on the same rows of the training split, as many as the time allows, and their penalties chosen on
     the same rows of the validation split; where that split itself is scored, on one half of it for the other.
 
-    Empty where the data have no classes, where no row is held out, or where less than ten rows a class are affordable.
+    Empty where the data have no classes, where no row is held out, or where fewer than ten rows a class are affordable.
     """
     parts = _parts(data, split, seed)
     if not parts or not isinstance(data.condition, Classes):

@@ -232,7 +232,7 @@ RULES = (
     Rule(
         "posterior collapse", posterior_collapse, "give it --free-bits, lower --beta, or take a less powerful decoder"
     ),
-    Rule("dead codes", dead_codes, "take fewer codes, or restart those that are not used"),
+    Rule("dead codes", dead_codes, "take fewer codes, or raise --revive, which restarts those that are not used"),
     Rule("saturated critic", saturated_critic, "give the critic fewer steps, a lower rate or a larger penalty"),
     Rule("mode collapse", mode_collapse, "give the critic more steps, or lower --learning-rate"),
     Rule("critic far from 1-Lipschitz", steep_critic, "raise --penalty, or lower --learning-rate"),

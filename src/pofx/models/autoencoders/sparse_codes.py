@@ -164,7 +164,7 @@ class L1(Sparsity):
 class Gated(Sparsity):
     """H(pi + b) ReLU(exp(r) pi + m): one part of the encoder says which fire, another, on the same weights, how much.
 
-    pi is W_e (x - b) without a bias: gates and magnitudes have one each, b and m.
+    pi is W_e (x - b) without a bias: gates and magnitudes have a bias each, b and m.
 
     Only the gates pay for firing, so that magnitudes do not shrink; they learn from a reconstruction of their own,
     ReLU(pi + b) by a decoder that is held still.

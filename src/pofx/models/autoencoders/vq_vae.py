@@ -46,7 +46,7 @@ class VQVAE(VectorLatent):
 
     Args:
         quantiser: "vector", the nearest of K codes; "scalar", each number rounded to a level; "gumbel", a code drawn.
-        codes: K, not of "scalar"; None: 512 for pictures above 16x16, else 64.
+        codes: K, not of "scalar"; None: 512 for pictures and texts with a side above 16, else 64.
         code_dim: numbers in a code, not of "scalar"; None: 16.
         depth: codes for each vector, each of what those before it leave ("vector" alone); None: 1.
         levels: of each number of a vector ("scalar" alone): K is their product; None: 8, 8, 8.
