@@ -431,7 +431,7 @@ def test_scoring_without_gradients_is_scoring_with_them():
         ({"free_bits": math.inf}, "free_bits must be at least 0, and finite, got inf"),
         ({"capacity": math.nan}, "capacity must be at least 0, and finite, got nan"),
         ({"free_bits": -1.0}, "free_bits must be at least 0"),
-        ({"warm_up": 1.5}, "warm_up must be a share of the steps"),
+        ({"warm_up": 1.5}, "warm_up is a share of the steps"),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_one_line(arguments, message):

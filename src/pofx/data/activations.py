@@ -103,7 +103,8 @@ def activations(model: Any, layer: str, data: Data, *, given: bool = False, iden
         n = part.observations
         index = torch.randperm(n, generator=stream(seed, f"activations/{name}"))[:most].sort().values
         if len(index) < n:
-            problems.append(f"activations of {len(index):,} of {n:,} {name} observations are read: more would exceed 512 MiB")
+            read = f"{len(index):,} of {n:,} {name} observations"
+            problems.append(f"activations of {read} are read: more would exceed 512 MiB")
         told = f"{identity} {layer} {fingerprint} {name} {len(index)} {seed}"
         rows = part.rows()[1] if given else None
         parts[name] = Activations(at, _read(model, part, index), None if rows is None else rows[index], each, told)

@@ -20,9 +20,9 @@ def code_scores(
 ) -> list[Score]:
     """The share of codes that are used, and their perplexity exp(entropy), over held-out rows; means over codebooks.
 
-    A code is used if more than 1 / (10 K) of the symbols are that code: of 512 codes, more than 1/5120. Empty where the model
-    does not encode to symbols. Where the symbols of a code are of several codebooks in turn, ``model.codebooks`` says
-    of how many.
+    A code is used if more than 1 / (10 K) of the symbols are that code: of 512 codes, more than 1/5120. Empty where
+    the model does not encode to symbols. Where the symbols of a code are of several codebooks in turn,
+    ``model.codebooks`` says of how many.
     """
     latent = getattr(model, "latent_domain", None)
     if Encodes not in capabilities(model) or not isinstance(latent, Tokens):

@@ -34,7 +34,8 @@ class Autoencoder(OneCode):
     al. 2011, eq. (3).
 
     Args:
-        latent_dim: size of the code z; None: 32 with convolutions, half of what vectors have, up to 16; else as many as x has, from 2 up to 16.
+        latent_dim: size of the code z; None: 32 with convolutions; half of what vectors have, up to 16; else as many
+            as x has, from 2 up to 16.
         hidden: sizes of the MLPs' hidden layers, the decoder's reversed; () for linear maps; None: 256, 256; for
             vectors 128, 128, 128.
         network: "mlp", "conv" (pictures only), or "auto": convolutions for pictures above 16x16.

@@ -68,6 +68,6 @@ class Weighing(nn.Module):
 def _check_arguments(beta: float, free_bits: float, warm_up: float | None, capacity: float | None) -> None:
     check_weights(beta=beta, free_bits=free_bits, capacity=0.0 if capacity is None else capacity)
     if warm_up is not None and not 0 <= warm_up <= 1:
-        raise Unusable(f"warm_up must be a share of the steps, from 0 to 1, got {warm_up}; leave it out for the default")
+        raise Unusable(f"warm_up is a share of the steps, from 0 to 1, got {warm_up}; leave it out for the default")
     if capacity is not None and free_bits:
         raise Unusable(f"a capacity of {capacity:g} nats leaves none free, got free_bits {free_bits:g}; leave one out")
