@@ -286,7 +286,8 @@ def test_codes_in_use_and_the_information_of_a_codebook_is_the_entropy_of_its_co
 
 def test_a_rare_code_is_not_in_use():
     """9 of 400 symbols are less than a tenth of an even share of four codes, 1/40."""
-    codes = torch.cat([torch.zeros(390), torch.ones(9), torch.full((1,), 2.0)])[torch.randperm(400)].view(100, 4)
+    codes = torch.zeros(100, 4)
+    codes[torch.arange(9) * 10, 1], codes[99, 0] = 1.0, 2.0
     model = Codebook(Vectors(4), Tokens(4, 4), lambda x: x.long(), lambda z: z.float())
     told = named(evaluate(model, data_of(codes, Vectors(4)), seconds=PLENTY))
     assert told["codes used"].value == 0.25

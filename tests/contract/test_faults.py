@@ -63,7 +63,7 @@ def sign_of_log_prob(patch):
 
 
 def mean_over_dimensions(patch):
-    def log_prob(self, x):
+    def log_prob(self, x, *, last=False):
         return self.base.log_prob(x).flatten(-len(self.domain.shape)).mean(-1)
 
     patch.setattr(Independent, "log_prob", log_prob)
