@@ -30,7 +30,8 @@ def stacked(found: Observations, labels: Labels, request: Request) -> Observatio
     k = request.options.stack
     if k is None:
         return replace(found, given={"class": labels})
-    assert isinstance(found.domain, Images) and isinstance(found.x, torch.Tensor)
+    assert isinstance(found.domain, Images)
+    assert isinstance(found.x, torch.Tensor)
     channels = torch.arange(len(found.x)).repeat(k, 1)  # (k, N): which picture each channel of a stack is
     for name, rows in split_of(found, request.seed)[0].items():
         for i in range(1, k):
