@@ -2,8 +2,10 @@
 
 from pofx.recipes.recipe import Expected, Recipe
 
-# Chosen on validation.
-_SMALL = {"width": 16, "batch_size": 64}
+# Chosen on counts of samples at 900 rounds, with rates of 1e-3 to 1.2e-2: 4e-3 to 6e-3 have six times less KL, and four
+# times less Frechet distance to validation, than 1e-3. Slopes held 10 times less were worse; batches of 32, and a critic
+# that sees the spread of a batch, no better.
+_SMALL = {"width": 16, "batch_size": 64, "learning_rate": 4e-3}
 
 RECIPES = (
     Recipe(
@@ -35,7 +37,7 @@ RECIPES = (
         "two digits as channels, 100 modes, without a class",
         model="r3gan",
         source="mnist:stack=2",
-        given={**_SMALL, "latent_dim": 32, "minibatch_std": True, "steps": 4000},
+        given={**_SMALL, "latent_dim": 32, "steps": 13_000},
         time="20 min",
         machine="one core",
         expected=Expected(0.02, "nats", "statistic", metric="kl of modes"),
