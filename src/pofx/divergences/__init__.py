@@ -3,11 +3,13 @@
 from pofx.divergences.gaussians import frechet, moments
 from pofx.divergences.mmd import inverse_multiquadratics, kernel_distance, mmd_squared
 from pofx.divergences.neighbours import PRDC, memorisation, nearest_distance, prdc
+from pofx.divergences.sinkhorn import Transport, sinkhorn, sinkhorn_divergence, sinkhorn_matrix
 from pofx.divergences.spectra import lost_energy, power_spectrum
 from pofx.divergences.wasserstein import sliced_wasserstein, wasserstein_1d, wasserstein_exact
 
 __all__ = [
     "PRDC",
+    "Transport",
     "frechet",
     "inverse_multiquadratics",
     "kernel_distance",
@@ -18,6 +20,9 @@ __all__ = [
     "nearest_distance",
     "power_spectrum",
     "prdc",
+    "sinkhorn",
+    "sinkhorn_divergence",
+    "sinkhorn_matrix",
     "sliced_wasserstein",
     "wasserstein_1d",
     "wasserstein_exact",
