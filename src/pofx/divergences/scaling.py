@@ -1,9 +1,10 @@
 r"""How ``sinkhorn`` climbs: costs, the kernel, Sinkhorn's step, its start and its acceleration.
 
-Letters: phi = f / epsilon + log a, psi = g / epsilon + log b, so that the plan is P = exp(phi_i + psi_j - C_ij / epsilon).
+Letters: phi = f / epsilon + log a, psi = g / epsilon + log b, so that P = exp(phi_i + psi_j - C_ij / epsilon) is the plan.
 The kernel may be in single precision; vectors are in double throughout.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -17,13 +18,15 @@ from torch import Tensor
 _FLOOR, _REACH = -80.0, 20.0
 # Steps whose differences Anderson's acceleration combines: 3 take a sixth more steps, 8 as many.
 _MEMORY = 5
-# Where epsilons fall: each a quarter of the last, to a rough plan.
+# The start of normal laws is given up if it misses by this, of at most 2 (one far outlier does it); epsilons then fall,
+# each a quarter of the last, to a plan as rough as that in as many steps at most.
+_LOST = 1.5
 _FALL, _ROUGH, _ROUGH_STEPS = 4.0, 0.1, 20
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Costs |x - y|^p, or x itself where y is None, in the kernel's dtype; weights in double, once ``among`` positive."""
+    """Costs |x - y|^p, or x itself where y is None, in the kernel's dtype; weights in double."""
 
     x: Tensor
     y: Tensor | None
@@ -66,7 +69,7 @@ class Problem:
         return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").pow(self.p)
 
     def scores(self, rows: slice, psi: Float[Tensor, "M"]) -> tuple[Float[Tensor, "R M"], Tensor | float]:
-        """psi_j - C_ij / epsilon, but for what depends on the row alone: |x_i|^2 / epsilon, subtracted by the caller."""
+        """psi_j - C_ij / epsilon, but for a number of each row, |x_i|^2 / epsilon, that the caller subtracts."""
         if self.y is None or self.p != 2:
             return psi.to(self.x) - self.cost(rows) / self.epsilon, 0.0
         x = self.x[rows]
@@ -88,7 +91,7 @@ class Problem:
 
 
 class Step(NamedTuple):
-    """What a step from psi says: of where it began (phi, error, height: of the dual, per epsilon), where it leads (psi)."""
+    """What a step from psi finds there: phi, error, height of the dual over epsilon; and where it leads: psi."""
 
     phi: Float[Tensor, "N"]
     psi: Float[Tensor, "M"]
@@ -106,12 +109,12 @@ class Kernel:
 
     def __init__(self, problem: Problem) -> None:
         self.problem, self.keeps = problem, problem.block >= len(problem.x)
-        self.psi: Tensor | None = None
+        self.psi = torch.full_like(problem.b, math.inf)  # that of no kernel yet
         self.tiles: list[tuple[slice, Tensor, Tensor]] = []
 
     def near(self, psi: Tensor) -> tuple[Tensor, Iterator[tuple[slice, Tensor, Tensor]]]:
         """exp(psi - that of the kernel), and blocks: rows, kernel, top."""
-        if self.psi is None or not self.keeps or (psi - self.psi).abs().max() > _REACH:
+        if not self.keeps or (psi - self.psi).abs().max() > _REACH:
             self.psi, self.tiles = psi, []
             made = (self._made(rows) for rows in self.problem.blocks())
             if not self.keeps:
@@ -152,29 +155,26 @@ class Kernel:
 
 
 def climb(
-    step: Callable[[Tensor], Step], psi: Tensor, weights: Tensor, tolerance: float, max_steps: int
+    step: Callable[[Tensor], Step], psi: Tensor, last: Step, weights: Tensor, tolerance: float, max_steps: int
 ) -> tuple[Step, Tensor, int]:
-    """Steps to the tolerance: the last, where it began, how many.
+    """From psi, whose step is ``last``, to the tolerance: the last step, where it began, and how many were taken.
 
     psi goes where the last few steps, combined, change least in the mean square of ``weights``; where both the dual
     falls and the error grows, back to the plain step, which always climbs.
 
     Source: Walker and Ni 2011, "Anderson acceleration for fixed-point iterations", eq. 2.1, in the form of differences.
     """
-    past: list[tuple[Tensor, Tensor]] = []  # where the step led, and how far
-    last = step(psi)
-    for count in range(1, max_steps):
-        if last.error <= tolerance:
-            return last, psi, count
+    past: list[tuple[Tensor, Tensor]] = []  # where steps led, and how far
+    count = 1
+    while last.error > tolerance and count < max_steps:
         past = [*past[-_MEMORY:], (last.psi, last.psi - psi)]
         ahead = _combined(past, weights)
-        found = step(ahead)
-        if len(past) > 1 and not (found.height >= last.height or found.error <= last.error):
-            past, psi = [], last.psi
-            last = step(psi)
-        else:
-            psi, last = ahead, found
-    return last, psi, max_steps
+        found, count = step(ahead), count + 1
+        if len(past) > 1 and found.height < last.height and found.error > last.error:
+            past, ahead = [], last.psi
+            found, count = step(ahead), count + 1
+        psi, last = ahead, found
+    return last, psi, count
 
 
 def _combined(past: list[tuple[Tensor, Tensor]], weights: Tensor) -> Tensor:
@@ -190,48 +190,49 @@ def _combined(past: list[tuple[Tensor, Tensor]], weights: Tensor) -> Tensor:
 
 def solve(problem: Problem, *, symmetric: bool, tolerance: float, max_steps: int) -> tuple[Step, Tensor, int]:
     """The last step, the psi that it began from, and the number of steps."""
+    y = problem.y
+    if y is not None and problem.p == 2 and len(y) > 2 * y.shape[1]:
+        g = normal_potential(problem.x, y, problem.a, problem.b, problem.epsilon)
+        step, psi = _stepper(problem, symmetric), g / problem.epsilon + problem.b.log()
+        if (first := step(psi)).error < _LOST:
+            return climb(step, psi, first, problem.b, tolerance, max_steps)
     taken, g = 0, torch.zeros_like(problem.b)
-    if problem.y is not None and problem.p == 2 and len(problem.b) > 2 * problem.x.shape[1]:
-        g = normal_potential(problem)
-        epsilons = []
-    else:
-        epsilons = falling(problem)
-    for epsilon in epsilons:
-        rough = replace(problem, epsilon=epsilon)
-        kernel = Kernel(rough)
-        step = kernel.symmetric_step if symmetric else kernel.step
-        _, psi, steps = climb(step, g / epsilon + problem.b.log(), problem.b, _ROUGH, min(_ROUGH_STEPS, max_steps))
+    for epsilon in _falling(problem.scale, problem.epsilon):
+        step, psi = _stepper(replace(problem, epsilon=epsilon), symmetric), g / epsilon + problem.b.log()
+        aim = (tolerance, max_steps) if epsilon == problem.epsilon else (_ROUGH, min(_ROUGH_STEPS, max_steps))
+        last, psi, steps = climb(step, psi, step(psi), problem.b, *aim)
         g, taken = epsilon * (psi - problem.b.log()), taken + steps
+    return last, psi, taken
+
+
+def _stepper(problem: Problem, symmetric: bool) -> Callable[[Tensor], Step]:
     kernel = Kernel(problem)
-    step = kernel.symmetric_step if symmetric else kernel.step
-    last, psi, steps = climb(step, g / problem.epsilon + problem.b.log(), problem.b, tolerance, max_steps)
-    return last, psi, taken + steps
+    return kernel.symmetric_step if symmetric else kernel.step
 
 
-def falling(problem: Problem) -> list[float]:
-    """Epsilons from the scale of the costs down to above the problem's own."""
-    epsilon, found = problem.scale, []
-    while epsilon > problem.epsilon * 1.5:
-        found.append(epsilon)
-        epsilon /= _FALL
-    return found
+def _falling(scale: float, epsilon: float) -> list[float]:
+    """From the scale of the costs, each a quarter of the one before, down to epsilon."""
+    steps = math.ceil(math.log(max(1.0, scale / epsilon), _FALL))
+    return [epsilon * _FALL**k for k in range(steps, -1, -1)]
 
 
-def normal_potential(problem: Problem) -> Float[Tensor, "M"]:
-    r"""g of the entropic plan between normal laws of the samples' means and covariances, but for a constant.
+def normal_potential(
+    x: Float[Tensor, "N F"], y: Float[Tensor, "M F"], a: Float[Tensor, "N"], b: Float[Tensor, "M"], epsilon: float
+) -> Float[Tensor, "M"]:
+    r"""g, but for a constant, between the normal laws of the samples' means and covariances, at the cost |x - y|^2.
 
     $g(y) = z^T (1 - A) z + 2 (m_y - m_x)^T z$, $z = y - m_y$, $A = S_y^{-1/2} ((S_y^{1/2} S_x S_y^{1/2}
     + \sigma^4 / 4)^{1/2} - \sigma^2 / 2) S_y^{-1/2}$ and $\sigma^2 = \epsilon / 2$: its slope is 2 (y - E[x | y]).
 
     Source: Janati et al. 2020, arXiv:2006.02572, theorem 1; as a start: Thornton and Cuturi 2022, arXiv:2206.07630.
     """
-    (m_x, x), (m_y, y) = _centred(problem.x, problem.a), _centred(problem.y, problem.b)
-    variances, axes = torch.linalg.eigh(y.T * problem.b @ y)
+    (m_x, x), (m_y, y) = _centred(x, a), _centred(y, b)
+    variances, axes = torch.linalg.eigh(y.T * b @ y)
     present = variances > 1e-10 * variances[-1]
     root = axes[:, present] * variances[present].sqrt()
     inverse = axes[:, present] / variances[present].sqrt()
-    overlap, turns = torch.linalg.eigh(root.T @ (x.T * problem.a @ x) @ root)
-    sigma_2 = problem.epsilon / 2
+    overlap, turns = torch.linalg.eigh(root.T @ (x.T * a @ x) @ root)
+    sigma_2 = epsilon / 2
     gain = (overlap.clamp(min=0) + sigma_2**2 / 4).sqrt() - sigma_2 / 2
     mapped = y @ inverse @ turns
     return y.square().sum(1) - mapped.square() @ gain + 2 * y @ (m_y - m_x)

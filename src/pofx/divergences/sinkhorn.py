@@ -1,13 +1,15 @@
 r"""Entropic optimal transport of two samples, and the Sinkhorn divergence, debiased by what each is from itself.
 
 $\mathrm{OT}_\epsilon = \min_P \langle P, C \rangle + \epsilon \mathrm{KL}(P \| a b^T)
-= \max_{f, g} \langle a, f \rangle + \langle b, g \rangle - \epsilon \langle a b^T, e^{(f + g - C)/\epsilon} - 1 \rangle$
+= \max_{f, g} \langle a, f \rangle + \langle b, g \rangle
+- \epsilon \langle a b^T, e^{(f + g - C)/\epsilon} - 1 \rangle$
 over plans P of row sums a and column sums b. The dual is climbed by Sinkhorn's steps: f meets the rows exactly, then g
 the columns. What makes it quick is in ``scaling``: a start that is exact between normal laws, potentials held inside
 the kernel, Anderson's acceleration, and single precision where its rounding is far below the tolerance.
 """
 
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -109,7 +111,7 @@ def sinkhorn_matrix(
     a = check_weights(weights_x, cost.shape[0], "weights_x", like=cost).double()
     b = check_weights(weights_y, cost.shape[1], "weights_y", like=cost).double()
     scale = (cost.max() - cost.min()).item()
-    matrix = cost.to(_kernel_dtype(scale / epsilon, tolerance))
+    matrix = cost.to(_kernel_dtype(scale, epsilon, tolerance))
     return _transport(Problem(matrix, None, a, b, 1.0, epsilon, len(cost), scale), tolerance, max_steps, cost.dtype)
 
 
@@ -128,7 +130,7 @@ def sinkhorn_divergence(
     r"""$S_\epsilon = \mathrm{OT}_\epsilon(a, b) - \frac{1}{2} \mathrm{OT}_\epsilon(a, a)
     - \frac{1}{2} \mathrm{OT}_\epsilon(b, b)$, in units of the cost $|x - y|^p$; differentiable as ``sinkhorn``.
 
-    For p from 1 to 2 it is zero for equal laws alone and never below, but for the tolerance. For epsilon to 0 it becomes
+    For p from 1 to 2 it is zero for equal laws alone and never below, but for the tolerance. For epsilon to 0 it is
     $W_p^p$, to infinity $\mathrm{E} |x - y|^p - \frac{1}{2} \mathrm{E} |x - x'|^p - \frac{1}{2} \mathrm{E} |y - y'|^p$.
 
     Source: Feydy et al. 2019, arXiv:1810.08278, eq. 3 and theorem 1.
@@ -164,7 +166,11 @@ def _between(
     with torch.no_grad():
         centre = (x.double().mean(0) + y.double().mean(0)) / 2
         scale = sum((z.double() - centre).norm(dim=1).square().mean().sqrt().item() for z in (x, y)) ** p
-    dtype = _kernel_dtype(scale / epsilon, tolerance)
+    if not scale < math.inf:
+        raise Unusable(
+            f"|x - y|^{p:g} must be finite, got points beyond {sys.float_info.max:.2g}; divide them by their spread"
+        )
+    dtype = _kernel_dtype(scale, epsilon, tolerance)
     x, y = (x - centre).to(dtype), (y - centre).to(dtype)
     return Problem(x, y, a, b, float(p), epsilon, block or len(x), scale)
 
@@ -180,9 +186,10 @@ def _check_settings(epsilon: float, p: float, tolerance: float, max_steps: int, 
         raise Unusable(f"max_steps and block must be at least 1, got {max_steps} and {block}; leave them out")
 
 
-def _kernel_dtype(exponent: float, tolerance: float) -> torch.dtype:
-    """Single precision, if an exponent of that size is rounded by less than a quarter of the tolerance."""
-    return torch.float32 if exponent * 2**-24 < tolerance / 4 else torch.float64
+def _kernel_dtype(scale: float, epsilon: float, tolerance: float) -> torch.dtype:
+    """Single precision, if it rounds exponents by less than a quarter of the tolerance, and epsilon is no larger than
+    costs, which would drown in the sums' rounding otherwise."""
+    return torch.float32 if epsilon < scale and scale / epsilon * 2**-24 < tolerance / 4 else torch.float64
 
 
 def _transport(
@@ -205,7 +212,14 @@ def _transport(
         paid = _paid(problem, *scalings)
         value = value + (paid - paid.detach())
     return Transport(
-        f.to(dtype), g.to(dtype), value.to(dtype), last.error, steps, last.error <= tolerance, problem.detached(), scalings
+        f.to(dtype),
+        g.to(dtype),
+        value.to(dtype),
+        last.error,
+        steps,
+        last.error <= tolerance,
+        problem.detached(),
+        scalings,
     )
 
 
