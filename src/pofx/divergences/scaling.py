@@ -1,6 +1,6 @@
 r"""How ``sinkhorn`` climbs: costs, the kernel, Sinkhorn's step, its start and its acceleration.
 
-Letters: phi = f / epsilon + log a, psi = g / epsilon + log b, so that P = exp(phi_i + psi_j - C_ij / epsilon) is the plan.
+Letters: phi = f / epsilon + log a, psi = g / epsilon + log b; the plan is P = exp(phi_i + psi_j - C_ij / epsilon).
 The kernel may be in single precision; vectors are in double throughout.
 """
 
