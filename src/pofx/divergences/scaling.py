@@ -16,7 +16,7 @@ from torch import Tensor
 # No entry of the kernel is below e^-80 of its row's largest: near e^-87 single precision becomes many times slower, and
 # at zero a column could be lost. It is made anew where a scaling has moved by e^20: what was raised weighs e^-60 then.
 _FLOOR, _REACH = -80.0, 20.0
-# Steps whose differences Anderson's acceleration combines: 3 take a sixth more steps, 8 as many.
+# Steps whose differences Anderson's acceleration combines: with 3 there are up to a quarter more, with 8 hardly fewer.
 _MEMORY = 5
 # The start of normal laws is given up if it misses by this, of at most 2 (one far outlier does it); epsilons then fall,
 # each a quarter of the last, to a plan as rough as that in as many steps at most.
@@ -26,7 +26,10 @@ _FALL, _ROUGH, _ROUGH_STEPS = 4.0, 0.1, 20
 
 @dataclass(frozen=True)
 class Problem:
-    """Costs |x - y|^p, or x itself where y is None, in the kernel's dtype; weights in double."""
+    """Costs |x - y|^p of (N, F) and (M, F), or x itself, (N, M), where y is None; a and b weigh rows and columns.
+
+    Costs are in the kernel's dtype, weights in double. ``scale`` is about the mean cost, or the spread of given ones.
+    """
 
     x: Tensor
     y: Tensor | None
@@ -35,7 +38,7 @@ class Problem:
     p: float
     epsilon: float
     block: int
-    scale: float  # about the largest differences of costs that matter: the mean cost, or the spread of given ones
+    scale: float
 
     def detached(self) -> "Problem":
         """The same, of no gradient."""
@@ -190,13 +193,14 @@ def _combined(past: list[tuple[Tensor, Tensor]], weights: Tensor) -> Tensor:
 
 def solve(problem: Problem, *, symmetric: bool, tolerance: float, max_steps: int) -> tuple[Step, Tensor, int]:
     """The last step, the psi that it began from, and the number of steps."""
-    y = problem.y
+    y, taken = problem.y, 0
     if y is not None and problem.p == 2 and len(y) > 2 * y.shape[1]:
         g = normal_potential(problem.x, y, problem.a, problem.b, problem.epsilon)
         step, psi = _stepper(problem, symmetric), g / problem.epsilon + problem.b.log()
         if (first := step(psi)).error < _LOST:
             return climb(step, psi, first, problem.b, tolerance, max_steps)
-    taken, g = 0, torch.zeros_like(problem.b)
+        taken = 1
+    g = torch.zeros_like(problem.b)
     for epsilon in _falling(problem.scale, problem.epsilon):
         step, psi = _stepper(replace(problem, epsilon=epsilon), symmetric), g / epsilon + problem.b.log()
         aim = (tolerance, max_steps) if epsilon == problem.epsilon else (_ROUGH, min(_ROUGH_STEPS, max_steps))

@@ -49,7 +49,8 @@ class Transport:
 
     def plan(self) -> Float[Tensor, "N M"]:
         """P, made on request: N M numbers."""
-        return torch.cat([plan for _, plan in self._plans()]).to(self.f)
+        plans = [plan for _, plan in self._plans()]
+        return (plans[0] if len(plans) == 1 else torch.cat(plans)).to(self.f)
 
     def cost(self) -> Float[Tensor, ""]:
         """<P, C>, what is paid without the entropy; a block of the plan at a time. Not differentiable."""
@@ -187,8 +188,13 @@ def _check_settings(epsilon: float, p: float, tolerance: float, max_steps: int, 
 
 
 def _kernel_dtype(scale: float, epsilon: float, tolerance: float) -> torch.dtype:
-    """Single precision, if it rounds exponents by less than a quarter of the tolerance, and epsilon is no larger than
-    costs, which would drown in the sums' rounding otherwise."""
+    """Single precision, if it rounds exponents by less than a quarter of the tolerance, and epsilon is below the costs:
+    they would drown in the rounding of sums otherwise."""
+    if epsilon < 1e-12 * scale:
+        raise Unusable(
+            f"epsilon must be at least 1e-12 of the costs, got {epsilon:g} at costs of about {scale:.3g}; raise it, or "
+            f"use wasserstein_exact"
+        )
     return torch.float32 if epsilon < scale and scale / epsilon * 2**-24 < tolerance / 4 else torch.float64
 
 
