@@ -3,13 +3,13 @@
 from pofx.divergences.gaussians import frechet, moments
 from pofx.divergences.mmd import inverse_multiquadratics, kernel_distance, mmd_squared
 from pofx.divergences.neighbours import PRDC, memorisation, nearest_distance, prdc
-from pofx.divergences.sinkhorn import Transport, sinkhorn, sinkhorn_divergence, sinkhorn_matrix
+from pofx.divergences.sinkhorn import EntropicTransport, sinkhorn, sinkhorn_divergence, sinkhorn_matrix
 from pofx.divergences.spectra import lost_energy, power_spectrum
 from pofx.divergences.wasserstein import sliced_wasserstein, wasserstein_1d, wasserstein_exact
 
 __all__ = [
     "PRDC",
-    "Transport",
+    "EntropicTransport",
     "frechet",
     "inverse_multiquadratics",
     "kernel_distance",

@@ -24,7 +24,7 @@ from pofx.errors import Unusable
 
 
 @dataclass(frozen=True)
-class Transport:
+class EntropicTransport:
     """What ``sinkhorn`` found.
 
     Attributes:
@@ -72,7 +72,7 @@ def sinkhorn(
     tolerance: float = 1e-4,
     max_steps: int = 2000,
     block: int | None = None,
-) -> Transport:
+) -> EntropicTransport:
     r"""Entropic transport between samples at the cost $|x - y|^p$.
 
     Source: Cuturi 2013, arXiv:1306.0895; the gradient: Feydy et al. 2019, arXiv:1810.08278, section 3.2.
@@ -105,7 +105,7 @@ def sinkhorn_matrix(
     weights_y: Float[Tensor, "M"] | None = None,
     tolerance: float = 1e-4,
     max_steps: int = 2000,
-) -> Transport:
+) -> EntropicTransport:
     """``sinkhorn`` at given costs, finite, of any sign; ``value`` is differentiable in them."""
     check_points(cost=cost)
     _check_settings(epsilon, 1.0, tolerance, max_steps, None)
@@ -200,7 +200,7 @@ def _kernel_dtype(scale: float, epsilon: float, tolerance: float) -> torch.dtype
 
 def _transport(
     problem: Problem, tolerance: float, max_steps: int, dtype: torch.dtype, *, symmetric: bool = False
-) -> Transport:
+) -> EntropicTransport:
     """Solves among the points that weigh something, and tells the others what the plan would do with them."""
     in_x, in_y = problem.a > 0, problem.b > 0
     with torch.no_grad():
@@ -217,7 +217,7 @@ def _transport(
     if problem.x.requires_grad or (problem.y is not None and problem.y.requires_grad):
         paid = _paid(problem, *scalings)
         value = value + (paid - paid.detach())
-    return Transport(
+    return EntropicTransport(
         f.to(dtype),
         g.to(dtype),
         value.to(dtype),
