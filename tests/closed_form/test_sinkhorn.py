@@ -38,7 +38,7 @@ def test_plan_is_that_of_pot(p, share):
     kept_a, kept_b = a > 0, b > 0
     part = cost[kept_a][:, kept_b]
     expected = ot.sinkhorn(
-        a[kept_a].numpy(), b[kept_b].numpy(), part.numpy(), epsilon, "sinkhorn_log", stopThr=1e-10, numItermax=20_000
+        a[kept_a].numpy(), b[kept_b].numpy(), part.numpy(), epsilon, "sinkhorn", stopThr=1e-11, numItermax=20_000
     )
     plan = found.plan()
     torch.testing.assert_close(plan[kept_a][:, kept_b], torch.from_numpy(expected), atol=1e-8, rtol=0)
@@ -149,7 +149,7 @@ def test_gradients_against_finite_differences(p, block):
     a, b = weights(8), weights(6, "b")
 
     def value(x, y, a, b):
-        arguments = {"epsilon": 1.0, "weights_x": a, "weights_y": b, "p": p, "tolerance": 1e-11, "block": block}
+        arguments = {"epsilon": 1.0, "weights_x": a, "weights_y": b, "p": p, "tolerance": 1e-10, "block": block}
         return sinkhorn_divergence(x, y, **arguments) + sinkhorn(x, y, **arguments).value
 
     inputs = [z.requires_grad_() for z in (x, y, a, b)]
