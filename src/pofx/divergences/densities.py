@@ -94,7 +94,10 @@ def _draw(law: Any, n: int, generator: Generator) -> Tensor:
         if not isinstance(law, Distribution):
             return law.sample(n, generator=generator)
         with global_state_from(generator):
-            return law.sample((n,))
+            x = law.sample((n,))
+    if x.device.type != generator.device.type:
+        raise Unusable(f"the generator must be on the laws' device, {x.device}, got {generator.device}; make one there")
+    return x
 
 
 @torch.no_grad()
@@ -113,6 +116,6 @@ def _log_prob(law: Any, x: Tensor) -> Tensor:
     if not isinstance(law, Distribution):
         return law.log_prob(x)
     # A law of torch refuses what lies outside its support; its density there is zero.
-    inside = law.support.check(x) if law.support is not None else torch.ones(len(x), dtype=torch.bool)
+    inside = law.support.check(x) if law.support is not None else torch.ones(len(x), dtype=torch.bool, device=x.device)
     log_p = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
     return log_p.masked_scatter(inside, law.log_prob(x[inside]).double())

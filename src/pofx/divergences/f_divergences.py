@@ -95,7 +95,7 @@ def f_terms(log_p: Float[Tensor, "*P"], log_q: Float[Tensor, "*Q"], which: FDive
 def alpha_divergence(alpha: float) -> FDivergence:
     r"""$f(u) = (u^\alpha - 1 - \alpha (u - 1)) / (\alpha (\alpha - 1))$; near KL at 1, reverse KL at 0.
 
-    Twice it is Pearson's chi^2 at 2, Neyman's at -1 and twice the squared Hellinger distance at 1/2.
+    It is half of Pearson's chi^2 at 2, half of Neyman's at -1, and twice the squared Hellinger distance at 1/2.
 
     Raises: ``Unusable`` for 0 and 1, where it has a name of its own.
     """

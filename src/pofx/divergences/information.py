@@ -13,7 +13,7 @@ from torch import Tensor
 from pofx.errors import Unusable
 
 
-def info_nce(scores: Float[Tensor, "B B"]) -> Float[Tensor, ""]:
+def info_nce(scores: Float[Tensor, "B C"]) -> Float[Tensor, ""]:
     r"""$\frac1B \sum_i \log \frac{e^{s_{ii}}}{\frac1B \sum_j e^{s_{ij}}} \le \log B$: a lower bound of I in the mean.
 
     It cannot tell more than log B, however much there is. The best critic is $\log p(y | x) / p(y)$ up to any function
@@ -28,7 +28,7 @@ def info_nce(scores: Float[Tensor, "B B"]) -> Float[Tensor, ""]:
     return (scores.diagonal() - scores.logsumexp(1)).mean() + math.log(len(scores))
 
 
-def donsker_varadhan(scores: Float[Tensor, "B B"]) -> Float[Tensor, ""]:
+def donsker_varadhan(scores: Float[Tensor, "B C"]) -> Float[Tensor, ""]:
     r"""$\frac1B \sum_i s_{ii} - \log \frac{1}{B(B-1)} \sum_{i \ne j} e^{s_{ij}}$, what MINE maximises.
 
     Tends to a lower bound of I as B grows; of finitely many scores it is none: the logarithm of a mean is too low in
@@ -40,7 +40,7 @@ def donsker_varadhan(scores: Float[Tensor, "B B"]) -> Float[Tensor, ""]:
     return scores.diagonal().mean() - _log_mean_exp_apart(scores)
 
 
-def nwj(scores: Float[Tensor, "B B"]) -> Float[Tensor, ""]:
+def nwj(scores: Float[Tensor, "B C"]) -> Float[Tensor, ""]:
     r"""$\frac1B \sum_i s_{ii} - \frac{1}{B(B-1)} \sum_{i \ne j} e^{s_{ij} - 1}$: a lower bound of I in the mean.
 
     The KL of ``variational_bound``, so the best critic is $1 + \log p(x, y) / (p(x) p(y))$, without freedom. No limit
