@@ -66,12 +66,7 @@ def distance_kernel(exponent: float = 1.0) -> Kernel:
     if not 0 < exponent <= 2:
         raise Unusable(f"exponent must be above 0 and at most 2, got {exponent}; use 1.0")
 
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        apart = distances(a, b)
-        positive = apart > 0  # a root's slope at zero is no number
-        return -torch.where(positive, torch.where(positive, apart, 1.0) ** exponent, 0.0)
-
-    return kernel
+    return lambda a, b: -(distances(a, b) ** exponent)
 
 
 def median_bandwidth(x: Float[Tensor, "N F"], y: Float[Tensor, "M F"]) -> float:
@@ -93,6 +88,7 @@ def median_bandwidth(x: Float[Tensor, "N F"], y: Float[Tensor, "M F"]) -> float:
 
 def distances(a: Float[Tensor, "N F"], b: Float[Tensor, "M F"]) -> Float[Tensor, "N M"]:
     """|a_i - b_j|, without the cancellation of expanded squares; the slope at coinciding points is zero."""
+    # cdist takes the slope at zero to be zero, whatever comes back to it.
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
