@@ -1,5 +1,6 @@
 """Wasserstein distances against quantiles, permutations, SciPy, POT and closed forms."""
 
+import inspect
 import itertools
 import math
 
@@ -15,7 +16,9 @@ from torch.autograd import gradcheck
 from pofx.divergences import (
     displacement,
     exact_transport,
+    gaussian_kernel,
     max_sliced_wasserstein,
+    mmd_squared,
     optimal_transport,
     sliced_wasserstein,
     wasserstein_1d,
@@ -68,6 +71,14 @@ def test_on_a_line_of_infinite_order_it_is_the_largest_gap_and_the_limit():
     x, y, a, b = two_samples(40, 30, 1)
     largest = wasserstein_1d(x, y, p=math.inf, weights_x=a, weights_y=b)
     torch.testing.assert_close(wasserstein_1d(x, y, p=2000.0, weights_x=a, weights_y=b), largest, rtol=1e-2, atol=0)
+
+
+def test_on_a_line_no_weight_is_too_small_to_count():
+    """Of many points in float32 each weighs less than the sum of all is known to."""
+    x, w = torch.arange(1000, dtype=torch.float32), torch.full((1000,), 1e-9, dtype=torch.float32)
+    w[0] = 1 - w[1:].sum()
+    assert wasserstein_1d(x, torch.zeros(1), p=1, weights_x=w).item() == pytest.approx(1e-9 * 499_500, rel=1e-4)
+    assert wasserstein_1d(x, torch.zeros(1), p=math.inf, weights_x=w).item() == 999
 
 
 def test_on_a_line_a_weight_is_a_count_and_zero_is_absence():
@@ -277,13 +288,29 @@ def test_coinciding_and_single_points_have_finite_slopes(dtype):
     assert far.item() == pytest.approx(1e4)
 
 
+def test_other_columns_are_refused_not_broadcast():
+    """By our own line: the tests' check of shapes, which users do not have, is taken off."""
+    x, y, slices = normal(4, 2), normal(5, 1), {"generator": stream(0, "s")}
+    for function, match in (
+        (lambda: inspect.unwrap(wasserstein_1d)(x, y), r"the same columns, got shapes \(4, 2\) and \(5, 1\)"),
+        (lambda: inspect.unwrap(sliced_wasserstein)(x, y, **slices), r"the same columns, got"),
+        (lambda: inspect.unwrap(max_sliced_wasserstein)(x, y, **slices), r"same width, got 2 and 1"),
+        (lambda: inspect.unwrap(optimal_transport)(x, y), r"same width, got 2 and 1"),
+        (lambda: inspect.unwrap(displacement)(x, y, torch.zeros(4, 5), 0.5), r"same width, got 2 and 1"),
+        (lambda: inspect.unwrap(displacement)(x, x, torch.zeros(4, 5), 0.5), r"plan must be \(4, 4\)"),
+        (lambda: inspect.unwrap(mmd_squared)(x, y, gaussian_kernel(1.0)), r"of one width"),
+    ):
+        with pytest.raises(Unusable, match=match):
+            function()
+
+
 def test_bad_input_is_one_line():
     x, y = normal(4, 2), normal(5, 2)
     generator = stream(0, "s")
     for wrong, match in (
         (lambda: wasserstein_1d(x, y, p=0.5), r"p must be at least 1, got 0\.5"),
         (lambda: wasserstein_1d(x, y, p=math.nan), r"p must be at least 1, got nan"),
-        (lambda: wasserstein_1d(x[:0], y), r"a point on each side, got 0 and 5"),
+        (lambda: wasserstein_1d(x[:0], y), r"at least one row each"),
         (lambda: wasserstein_1d(x, y, weights_x=torch.ones(4, dtype=F64)), r"weights_x must sum to one, got 4"),
         (lambda: wasserstein_exact(x, y, p=math.inf), r"p is inf; use wasserstein_1d"),
         (lambda: wasserstein_exact(x, y, p=0.5), r"p must be at least 1"),

@@ -116,6 +116,7 @@ def displacement(
     >>> displacement(torch.zeros(1, 1), torch.ones(1, 1), torch.ones(1, 1), 0.25)
     (tensor([[0.2500]]), tensor([1.]))
     """
+    check_points(x=x, y=y)
     if plan.shape != (len(x), len(y)):
         raise Unusable(f"the plan must be ({len(x)}, {len(y)}), a row per x, got {tuple(plan.shape)}; give theirs")
     if not 0 <= t <= 1:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pofx.divergences.checks import check_points, check_weights
 from pofx.divergences.kernels import Kernel, distance_kernel, polynomial_kernel
-from pofx.divergences.wasserstein import root
+from pofx.divergences.wasserstein import check_columns, root
 from pofx.errors import Unusable
 
 
@@ -39,10 +39,10 @@ def mmd_squared(
         weights_x, weights_y: of the samples; None: equal.
     """
     least = 1 if biased else 2
-    if min(len(x), len(y)) < least or x.shape[1] != y.shape[1]:
+    if x.ndim != 2 or min(len(x), len(y)) < least or x.shape[1:] != y.shape[1:]:
         raise Unusable(
-            f"x and y must have the same width and at least {least} rows, got {tuple(x.shape)} and {tuple(y.shape)}; "
-            f"give more rows, or biased=True for one"
+            f"x and y must be (N, F), of one width and at least {least} row{'s' * (least > 1)}, got {tuple(x.shape)} "
+            f"and {tuple(y.shape)}; give more rows or the same columns{', or biased=True for one' * (not biased)}"
         )
     a = None if weights_x is None else check_weights(weights_x, len(x), "weights_x", like=x)
     b = None if weights_y is None else check_weights(weights_y, len(y), "weights_y", like=y)
@@ -105,8 +105,7 @@ def energy_distance_1d(
 
     Source: Szekely and Rizzo 2013, theorem 1 and its remark on one dimension.
     """
-    if not len(x) or not len(y):
-        raise Unusable(f"a distance needs a point on each side, got {len(x)} and {len(y)}; give more of them")
+    check_columns(x, y)
     a = check_weights(weights_x, len(x), "weights_x", like=x)
     b = check_weights(weights_y, len(y), "weights_y", like=y)
     points, order = torch.cat([x, y]).sort(0)

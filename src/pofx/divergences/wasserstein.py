@@ -35,8 +35,7 @@ def wasserstein_1d(
     tensor(3.)
     """
     check_order(p)
-    if not len(x) or not len(y):
-        raise Unusable(f"a distance needs a point on each side, got {len(x)} and {len(y)}; give more of them")
+    check_columns(x, y)
     if weights_x is None and weights_y is None:
         return _power_mean(*_equal_steps(x.sort(0).values, y.sort(0).values), p)
     gap, width = _weighted_steps(x.flatten(1) if x.ndim > 1 else x[:, None], y.flatten(1) if y.ndim > 1 else y[:, None],
@@ -135,6 +134,20 @@ def check_order(p: float) -> None:
         raise Unusable(f"p must be at least 1, got {p}; below it W_p is no metric: use p=1")
 
 
+def check_columns(x: Tensor, y: Tensor) -> None:
+    """Real numbers, at least a row on each side, of equal columns; no value is read.
+
+    Raises: ``Unusable`` for anything else.
+    """
+    if not (x.is_floating_point() and y.is_floating_point()):
+        raise Unusable(f"samples must be real numbers, got {x.dtype} and {y.dtype}; use .double()")
+    if not (x.ndim and y.ndim and len(x) and len(y) and x.shape[1:] == y.shape[1:]):
+        raise Unusable(
+            f"x and y must have at least one row each and the same columns, got shapes {tuple(x.shape)} and "
+            f"{tuple(y.shape)}; give both the same columns"
+        )
+
+
 def root(power: Float[Tensor, "*S"], p: float) -> Float[Tensor, "*S"]:
     """The p-th root, its gradient at zero zero: there the distance has a kink, and no slope is better than NaN."""
     positive = power > 0
@@ -155,24 +168,25 @@ def _weighted_steps(
     x: Float[Tensor, "N C"], y: Float[Tensor, "M C"], weights_x: Tensor | None, weights_y: Tensor | None
 ) -> tuple[Float[Tensor, "L C"], Float[Tensor, "L C"]]:
     """The same for weighted samples, each column in an order, and so with steps, of its own."""
-    x, of_x, level_x = _sorted_levels(x, weights_x, "weights_x")
-    y, of_y, level_y = _sorted_levels(y, weights_y, "weights_y")
+    x, level_x, least_x, known_x = _sorted_levels(x, weights_x, "weights_x")
+    y, level_y, least_y, known_y = _sorted_levels(y, weights_y, "weights_y")
     level = torch.cat([level_x, level_y], 1).sort(1).values
     width = level.diff(dim=1, prepend=level.new_zeros(len(level), 1))
     middle = (level - width / 2).detach()
     i = torch.searchsorted(level_x.detach(), middle).clamp(max=len(x) - 1).T
     j = torch.searchsorted(level_y.detach(), middle).clamp(max=len(y) - 1).T
     # Sums that are equal on paper differ by rounding. What is between them is no step: p = inf would see its gap.
-    rounding = 4 * max(of_x, of_y) + 2 * level.shape[1] * torch.finfo(torch.float64).eps
-    width = torch.where(width > rounding, width, 0.0).T.to(x.dtype)
+    rounding = 4 * max(known_x, known_y) + 2 * level.shape[1] * torch.finfo(torch.float64).eps
+    width = torch.where(width > torch.minimum(least_x, least_y).div(100).clamp(max=rounding), width, 0.0).T.to(x.dtype)
     return torch.where(width > 0, (x.gather(0, i) - y.gather(0, j)).abs(), 0.0), width
 
 
-def _sorted_levels(x: Float[Tensor, "N C"], w: Tensor | None, name: str) -> tuple[Tensor, float, Float[Tensor, "C N"]]:
-    """Sorted columns, how finely their weights are known, and F at each, summed in double precision."""
+def _sorted_levels(x: Float[Tensor, "N C"], w: Tensor | None, name: str) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Sorted columns; F at each, (C, N), summed in double precision; the least weight, and how finely it is known."""
     known = torch.finfo(torch.float64 if w is None else w.dtype).eps
+    w = check_weights(w, len(x), name, like=x.new_empty(0).double())
     x, order = x.sort(0)
-    return x, known, check_weights(w, len(x), name, like=x.new_empty(0).double())[order.T].cumsum(1)
+    return x, w[order.T].cumsum(1), torch.where(w > 0, w, 1.0).detach().min(), known
 
 
 def _power_mean(gap: Float[Tensor, "L *S"], width: Tensor | None, p: float) -> Float[Tensor, "*S"]:
@@ -190,10 +204,9 @@ def _unit(theta: Float[Tensor, "F R"]) -> Float[Tensor, "F R"]:
 
 
 def _check_slices(x: Tensor, y: Tensor, p: float, **at_least_one: int) -> None:
-    if x.shape[1] != y.shape[1]:
-        raise Unusable(
-            f"x and y must have the same width, got {x.shape[1]} and {y.shape[1]}; give both the same columns"
-        )
+    check_columns(x, y)
+    if x.ndim != 2:
+        raise Unusable(f"directions are of rows (N, F), got shape {tuple(x.shape)}; use .flatten(1)")
     check_order(p)
     if math.isinf(p):
         raise Unusable("slices have a p-th power to be averaged, and p is inf; use a finite p")
