@@ -8,8 +8,8 @@ import by_hand
 import torch
 from torch import Generator, Tensor, nn
 
+from pofx.catalogue import find
 from pofx.domains import Images, Tokens
-from pofx.models.adversarial.wgan import WGAN
 from pofx.models.autoencoders.vae import VAE
 from pofx.models.autoregressive.gpt import GPT
 from pofx.models.diffusion.flow_matching import FlowMatching
@@ -114,7 +114,7 @@ WORKLOADS = {
     ),
     "wgan-gp": Workload(
         "MLPs of 192-192 on 8x8, 17 levels, batch 64, 3 critic steps a round",
-        lambda: WGAN(_DIGITS),
+        lambda: find("wgan-gp").build(_DIGITS),
         pictures(8, 17),
         batch=64,
     ),

@@ -23,8 +23,8 @@ class Entry:
         paper: author, year, arXiv id.
         summary: one line.
         domains: the kinds it takes.
-        tiny: per domain kind, the arguments of a form small enough to test by enumeration; none for a preset that is
-            another entry in a size of its own.
+        tiny: per domain kind, the arguments of a form small enough to test by enumeration; none for a preset for which
+            another entry of its class stands.
         arguments: of the class; what makes a preset.
         flagship: stands for its family in a comparison.
     """
@@ -78,6 +78,8 @@ _TINY_CODES: dict[str, dict[str, Any]] = {
     "tokens": {"codes": 2, "code_dim": 2, "width": 8, "blocks": 1},
     "vectors": {"codes": 3, "code_dim": 2, "slots": 2, "hidden": (8,)},
 }
+
+_TINY_GAME = {"latent_dim": 2, **_TINY_NET}
 
 _TINY_CODE = {kind: {"latent_dim": 2, **_TINY_NET} for kind in ("images", "vectors", "tokens")}
 
@@ -290,14 +292,72 @@ _TABLE: tuple[Entry, ...] = (
         tiny={kind: {"levels": 2, "sizes": (1, 1), **_TINY_NET} for kind in ("images", "vectors", "tokens")},
     ),
     Entry(
+        "gan",
+        "pofx.models.adversarial.gan:GAN",
+        family="adversarial",
+        paper="Goodfellow et al. 2014, arXiv:1406.2661; Mescheder et al. 2018, arXiv:1801.04406",
+        summary="generator against discriminator, its slope at real points held (R1), no likelihood",
+        domains=("images", "vectors"),
+        tiny=dict.fromkeys(("images", "vectors"), _TINY_GAME),
+        arguments={"r1": 0.1},
+    ),
+    Entry(
         "wgan-gp",
-        "pofx.models.adversarial.wgan:WGAN",
+        "pofx.models.adversarial.gan:GAN",
         family="adversarial",
         paper="Gulrajani et al. 2017, arXiv:1704.00028",
         summary="generator against a critic held near 1-Lipschitz, no likelihood",
         domains=("images", "vectors"),
-        tiny={kind: {"latent_dim": 2, **_TINY_NET} for kind in ("images", "vectors")},
+        tiny=dict.fromkeys(("images", "vectors"), _TINY_GAME),
+        arguments={"loss": "wasserstein", "critic_steps": 3, "penalty": 1.0, "penalised": 0.25},
         flagship=True,
+    ),
+    Entry(
+        "wgan",
+        "pofx.models.adversarial.gan:GAN",
+        family="adversarial",
+        paper="Arjovsky et al. 2017, arXiv:1701.07875",
+        summary="generator against a critic whose weights are clipped",
+        domains=("images", "vectors"),
+        arguments={"loss": "wasserstein", "critic_steps": 5, "weight_clip": 0.05},
+    ),
+    Entry(
+        "sngan",
+        "pofx.models.adversarial.gan:GAN",
+        family="adversarial",
+        paper="Miyato et al. 2018, arXiv:1802.05957",
+        summary="hinge loss, the critic's weights divided by their spectral norm",
+        domains=("images", "vectors"),
+        arguments={"loss": "hinge", "spectral_norm": True},
+    ),
+    Entry(
+        "dcgan",
+        "pofx.models.adversarial.gan:GAN",
+        family="adversarial",
+        paper="Radford et al. 2016, arXiv:1511.06434",
+        summary="strided convolutions with batch norm in both players",
+        domains=("images",),
+        tiny={"images": {"width": 8, "r1": 3.0, **_TINY_GAME}},
+        arguments={"network": "conv", "norm": "batch"},
+    ),
+    Entry(
+        "lsgan",
+        "pofx.models.adversarial.gan:GAN",
+        family="adversarial",
+        paper="Mao et al. 2017, arXiv:1611.04076",
+        summary="least squares in place of cross-entropies: Pearson's chi-squared",
+        domains=("images", "vectors"),
+        arguments={"loss": "least-squares"},
+    ),
+    Entry(
+        "r3gan",
+        "pofx.models.adversarial.gan:GAN",
+        family="adversarial",
+        paper="Huang et al. 2024, arXiv:2501.05441",
+        summary="real and generated points judged in pairs, slopes held at both (R1 + R2)",
+        domains=("images", "vectors"),
+        tiny=dict.fromkeys(("images", "vectors"), _TINY_GAME),
+        arguments={"loss": "relativistic", "r1": 1.0, "r2": 1.0},
     ),
     Entry(
         "flow-matching",

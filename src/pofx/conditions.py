@@ -187,6 +187,12 @@ def drop(condition: Condition, c: Tensor, p: float, *, generator: Generator) -> 
     return torch.where(gone.view(-1, *[1] * (c.ndim - 1)), condition.null(len(c)).to(c.device), c)
 
 
+def dropped(condition: Condition | None, c: Tensor | None, n: int, p: float, *, generator: Generator) -> Tensor | None:
+    """n checked rows, each hidden with probability p; None where there is no condition, or none is given."""
+    rows = expand(condition, c, n)
+    return rows if condition is None or rows is None or not p else drop(condition, rows, p, generator=generator)
+
+
 def rows_for(condition: Condition | None, c: Tensor | None, n: int, *, generator: Generator) -> Tensor | None:
     """What a sampler is given: n checked rows; one row serves all; None draws them by training frequency."""
     if condition is None:

@@ -10,9 +10,9 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from pofx.conditions import Classes, VectorCondition
 from pofx.domains import Images, Tokens, Vectors
 from pofx.errors import Unusable
+from pofx.models.autoencoders.bounds import mean_weight
 from pofx.models.autoencoders.ladder_vae import LadderVAE
 from pofx.models.autoencoders.top_down import Posterior
-from pofx.models.autoencoders.vector_latent import mean_weight
 from pofx.protocols import Plays, Progress, capabilities
 from pofx.randomness import seeded_init, stream
 from pofx.samplers.latents import interpolate, reconstruct
@@ -196,7 +196,7 @@ def test_the_kl_terms_warm_up_only_where_that_is_asked():
         turn.after({}, Progress(step, 100))
         loss = turn.loss(x, generator=stream(0, "z"))
         torch.testing.assert_close(loss.total, loss.parts["reconstruction"] + 3 * share * loss.parts["rate"])
-    assert "warmth" in model.state_dict()
+    assert "weigh.progress" in model.state_dict()
 
 
 def test_temperature_of_each_level():

@@ -249,7 +249,7 @@ def test_a_planted_dictionary_is_found_in_full(seed):
         ({"dead_after": 0}, "dead_after must be at least 1"),
         ({"activation": "l1", "k": 3}, "l1 learns it; give sparsity"),
         ({"sparsity": 0.1}, "topk is told how many fire; give k"),
-        ({"activation": "l1", "sparsity": -1.0}, "must be at least 0, got -1.0"),
+        ({"activation": "l1", "sparsity": -1.0}, "must be at least 0, and finite, got -1.0"),
         ({"auxiliary": -1.0}, "must be at least 0"),
         ({"activation": "jumprelu", "bandwidth": 0.0}, "bandwidth must be above 0, got 0.0"),
     ],

@@ -22,7 +22,7 @@ _HOMES = {
     "VQVAE": "autoencoders.vq_vae",
     "SparseAutoencoder": "autoencoders.sparse_autoencoder",
     "LadderVAE": "autoencoders.ladder_vae",
-    "WGAN": "adversarial.wgan",
+    "GAN": "adversarial.gan",
     "FlowMatching": "diffusion.flow_matching",
     "Latent": "composed.latent",
     "Marginals": "baselines.marginals",

@@ -1,11 +1,14 @@
 """Convolutional stacks between a picture of any size and a vector: halve until at most 4 x 4, and the way back."""
 
 import math
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pofx.domains import Images
+
+Norm = Literal["layer", "batch", "none"]
 
 
 def halvings(height: int, width: int, *, smallest: int = 4) -> list[tuple[int, int]]:
@@ -21,13 +24,21 @@ def halvings(height: int, width: int, *, smallest: int = 4) -> list[tuple[int, i
 
 
 class Finish(nn.Module):
-    """What follows a convolution: layer norm over (C, H, W), the context (B, E) added to every pixel, SiLU."""
+    """What follows a convolution: a norm, the context (B, E) added to every pixel, an activation.
 
-    def __init__(self, channels: int, context: int, norm: bool) -> None:
+    Args:
+        norm: "layer", over (C, H, W) of each picture; "batch", over the batch and (H, W); "none".
+    """
+
+    def __init__(
+        self, channels: int, context: int, norm: Norm = "layer", activation: type[nn.Module] = nn.SiLU
+    ) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(1, channels) if norm else nn.Identity()
+        self.norm: nn.Module = nn.Identity()
+        if norm != "none":
+            self.norm = nn.GroupNorm(1, channels) if norm == "layer" else nn.BatchNorm2d(channels)
         self.context = nn.Linear(context, channels, bias=False) if context else None
-        self.activation = nn.SiLU()
+        self.activation = activation()
 
     def forward(self, h: Float[Tensor, "B C H W"], context: Tensor | None) -> Float[Tensor, "B C H W"]:
         """h, normalised, told of the context and bent."""
@@ -45,16 +56,27 @@ class ConvEncoder(nn.Module):
         outputs: size of the vector.
         width: channels of the first stage; they double at each, up to four times as many.
         context: E, size of a context (B, E) added at each stage; 0 for none.
-        norm: normalise over each whole feature map before the activation.
+        norm: before each activation; "batch" leaves out the first, which reads the picture.
+        activation: of each stage.
     """
 
-    def __init__(self, domain: Images, outputs: int, *, width: int = 32, context: int = 0, norm: bool = True) -> None:
+    def __init__(
+        self,
+        domain: Images,
+        outputs: int,
+        *,
+        width: int = 32,
+        context: int = 0,
+        norm: Norm = "layer",
+        activation: type[nn.Module] = nn.SiLU,
+    ) -> None:
         super().__init__()
         sizes = halvings(domain.height, domain.width)
         widths = stage_widths(width, len(sizes))
         self.convs = nn.ModuleList([reader(domain.channels, widths[0], sizes)])
         self.convs.extend(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths, widths[1:]))
-        self.finishes = nn.ModuleList(Finish(channels, context, norm) for channels in widths)
+        norms: list[Norm] = ["none" if norm == "batch" else norm, *[norm] * (len(widths) - 1)]
+        self.finishes = nn.ModuleList(Finish(c, context, norm, activation) for c, norm in zip(widths, norms))
         self.head = nn.Linear(widths[-1] * sizes[-1][0] * sizes[-1][1], outputs)
 
     def hidden(self, y: Float[Tensor, "B C H W"], context: Tensor | None = None) -> Float[Tensor, "B F"]:
@@ -77,7 +99,8 @@ class ConvDecoder(nn.Module):
         channels: of the output, per pixel; None: the domain's.
         width: channels of the last stage; the mirror of ``ConvEncoder``.
         context: E, size of a context (B, E) added at each stage; 0 for none.
-        norm: normalise over each whole feature map before the activation.
+        norm: before each activation.
+        activation: of each stage.
     """
 
     def __init__(
@@ -88,7 +111,8 @@ class ConvDecoder(nn.Module):
         channels: int | None = None,
         width: int = 32,
         context: int = 0,
-        norm: bool = True,
+        norm: Norm = "layer",
+        activation: type[nn.Module] = nn.SiLU,
     ) -> None:
         super().__init__()
         self.sizes = halvings(domain.height, domain.width)[::-1]
@@ -96,7 +120,7 @@ class ConvDecoder(nn.Module):
         self.shape = (widths[0], *self.sizes[0])
         self.first = nn.Linear(inputs, math.prod(self.shape))
         self.convs = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1) for a, b in zip(widths, widths[1:]))
-        self.finishes = nn.ModuleList(Finish(channels, context, norm) for channels in widths)
+        self.finishes = nn.ModuleList(Finish(channels, context, norm, activation) for channels in widths)
         self.head = writer(widths[-1], channels or domain.channels, self.sizes)
 
     def hidden(self, z: Float[Tensor, "B K"], context: Tensor | None = None) -> Float[Tensor, "B F h w"]:

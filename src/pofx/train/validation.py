@@ -14,7 +14,7 @@ class Validation:
     """Measures a model on fixed rows of the validation split; higher is better.
 
     The measure is the exact log-likelihood, else the bound, else (for a model that only estimates its likelihood, at a
-    cost) minus the loss under fixed noise. A game without a likelihood has none, and keeps its last weights.
+    cost) minus the loss under fixed noise. A game of several without a likelihood has none, and keeps its last weights.
 
     Args:
         rows: observations and their condition rows.
@@ -39,7 +39,8 @@ class Validation:
         for protocol, name in names.items():
             if protocol in able:
                 return name
-        return "minus_loss" if Learns in able and Plays not in able else None
+        alone = Plays not in able or len(model.turns()) == 1  # type: ignore[operator]
+        return "minus_loss" if Learns in able and alone else None
 
     @torch.no_grad()
     def measure(self, model: nn.Module) -> float:

@@ -19,7 +19,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, context: int) -> None:
         super().__init__()
-        self.before, self.after = Finish(channels, context, norm=True), Finish(channels, 0, norm=False)
+        self.before, self.after = Finish(channels, context), Finish(channels, 0, norm="none")
         self.convs = nn.ModuleList([nn.Conv2d(channels, channels, 3, padding=1), nn.Conv2d(channels, channels, 1)])
 
     def forward(self, h: Float[Tensor, "B C H W"], context: Tensor | None) -> Float[Tensor, "B C H W"]:
@@ -46,9 +46,9 @@ class GridEncoder(nn.Module):
         widths = _widths(width, sizes)
         first = nn.Conv2d(channels, widths[0], 5, stride=2 if len(sizes) > 1 else 1, padding=2)
         self.convs = nn.ModuleList([first, *(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))])
-        self.finishes = nn.ModuleList(Finish(c, context, norm=True) for c in widths[:-1])
+        self.finishes = nn.ModuleList(Finish(c, context) for c in widths[:-1])
         self.blocks = nn.ModuleList(ResidualBlock(widths[-1], context) for _ in range(blocks))
-        self.last = Finish(widths[-1], context, norm=True)
+        self.last = Finish(widths[-1], context)
         self.head = nn.Conv2d(widths[-1], outputs, 1)
 
     def forward(self, y: Float[Tensor, "B C H W"], context: Tensor | None = None) -> Float[Tensor, "B O"]:
@@ -76,7 +76,7 @@ class GridDecoder(nn.Module):
         widths = _widths(width, sizes)[::-1]
         self.first = nn.Conv2d(inputs, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(widths[0], context) for _ in range(blocks))
-        self.finishes = nn.ModuleList(Finish(c, context, norm=True) for c in widths)
+        self.finishes = nn.ModuleList(Finish(c, context) for c in widths)
         self.convs = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1) for a, b in pairwise(widths))
         self.head = (
             nn.ConvTranspose2d(widths[-1], channels, 6, stride=2, padding=2)

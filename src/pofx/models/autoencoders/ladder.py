@@ -175,7 +175,7 @@ class Conv(nn.Module):
 
     def __init__(self, channels: int, conv: nn.Module, context: int, *, crop: tuple[int, ...] = ()) -> None:
         super().__init__()
-        self.finish, self.conv, self.crop = Finish(channels, context, norm=True), conv, crop
+        self.finish, self.conv, self.crop = Finish(channels, context), conv, crop
 
     def forward(self, h: Float[Tensor, "B C H W"], context: Tensor | None) -> Float[Tensor, "B O h w"]:
         """The map, cut to the size ``crop`` where that is given."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from pofx.conditions import Condition, rows_for
 from pofx.distributions import Kind
 from pofx.domains import Domain, Images, Tokens, Vectors, require
 from pofx.errors import Unusable
+from pofx.models.autoencoders.bounds import bounded, mean_weight
 from pofx.models.autoencoders.ladder import Ascent, Descent, flat_rungs, map_rungs, picture_ladder, vector_ladder
 from pofx.models.autoencoders.top_down import Posterior, repeated
 from pofx.models.autoencoders.vector_latent import (
@@ -19,12 +21,10 @@ from pofx.models.autoencoders.vector_latent import (
     SYMBOL,
     Activation,
     VectorLatent,
-    bounded,
-    check_weights,
-    mean_weight,
     suits_conv,
 )
-from pofx.protocols import Loss, Progress, Turn
+from pofx.models.autoencoders.weighing import Weighing
+from pofx.protocols import Loss
 from pofx.randomness import stream
 
 # Numbers of one layer held at once, while a bound of many samples is computed some of them at a time.
@@ -69,7 +69,6 @@ class LadderVAE(VectorLatent):
 
     encoder: Ascent
     decoder: Descent
-    warmth: Tensor
 
     def __init__(
         self,
@@ -92,7 +91,7 @@ class LadderVAE(VectorLatent):
         drop: float = 0.1,
     ) -> None:
         require("ladder-vae", domain, Images, Vectors, Tokens)
-        _check_arguments(levels, sizes, hidden, blocks, width, beta, free_bits, warm_up)
+        _check_arguments(levels, sizes, hidden, blocks, width)
         layers = ((128,) if isinstance(domain, Vectors) else (256,)) if hidden is None else hidden
         conv = network == "conv" or (network == "auto" and suits_conv(domain))
         picture = domain if isinstance(domain, Images) and conv else None
@@ -118,20 +117,11 @@ class LadderVAE(VectorLatent):
             width=width, activation=activation, likelihood=likelihood, mixtures=mixtures, spread=spread, drop=drop,
             networks=networks,
         )  # fmt: skip
-        self.rungs, self.beta, self.free_bits, self.warm_up = rungs, beta, free_bits, warm_up
-        self.register_buffer("warmth", torch.tensor(0.0 if warm_up else 1.0))
-        if warm_up:
-            self.turns = self._warming_turns
-        if beta != 1 or free_bits or warm_up:
-            self.surrogate = "the KL terms are weighed by beta and warm_up, or do not count below free_bits"
-
-    def _warming_turns(self) -> tuple[Turn, ...]:
-        """Learning with a KL weight that goes by the progress; without one, the loss alone is the game."""
-        return (Turn("model", tuple(p for p in self.parameters() if p.requires_grad), self.loss, after=self._warm),)
-
-    @torch.no_grad()
-    def _warm(self, carry: dict[str, Tensor], progress: Progress) -> None:
-        self.warmth.fill_(min(1.0, progress.fraction / self.warm_up))
+        self.rungs = rungs
+        self.weigh = Weighing(beta=beta, free_bits=free_bits, warm_up=warm_up, capacity=None)
+        self.surrogate = f"the rate is weighed by {self.weigh.told}" if self.weigh.told else ""
+        if self.weigh.rises:
+            self.turns = partial(self.weigh.turns, self)
 
     def posterior(self, x: Tensor, condition: Tensor | None = None) -> Posterior:
         """q(z|x), with ``rsample``, ``log_prob`` and ``mode``. A condition that is not given is the null."""
@@ -155,10 +145,9 @@ class LadderVAE(VectorLatent):
         """The negative bound, nats per observation, from one way down."""
         c = self.dropped(condition, len(x), generator=generator)
         path = self.posterior(x, c).path(1, generator=generator)
-        rates = torch.stack([kl.sum(1) for kl in path.kls])  # (L, B)
-        parts = {"reconstruction": -self.written(path.out).log_prob(x).mean(), "rate": rates.sum(0).mean()}
-        counted = rates.mean(1).clamp(min=self.free_bits).sum()
-        return Loss(parts["reconstruction"] + self.beta * self.warmth * counted, parts)
+        rates = torch.stack([kl.sum(1) for kl in path.kls], dim=1)  # (B, L)
+        parts = {"reconstruction": -self.written(path.out).log_prob(x).mean(), "rate": rates.sum(1).mean()}
+        return Loss(parts["reconstruction"] + self.weigh(parts["rate"], rates, len(self.rungs)), parts)
 
     def elbo(
         self, x: Tensor, condition: Tensor | None = None, *, samples: int | None = None, generator: Generator
@@ -253,9 +242,6 @@ def _check_arguments(
     hidden: tuple[int, ...] | None,
     blocks: int,
     width: int,
-    beta: float,
-    free_bits: float,
-    warm_up: float,
 ) -> None:
     if not 2 <= levels <= 6:
         raise Unusable(f"levels must be 2 to 6, got {levels}; for a latent of one level take vae")
@@ -266,6 +252,3 @@ def _check_arguments(
     for name, size in {"blocks": blocks, "width": width}.items():
         if size < 1:
             raise Unusable(f"{name} must be at least 1, got {size}; leave it out for the default")
-    check_weights(beta=beta, free_bits=free_bits)
-    if not 0 <= warm_up <= 1:
-        raise Unusable(f"warm_up is a share of the steps, 0 to 1, got {warm_up}; leave it out for none")

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Generator, Tensor, nn
 
-from pofx.conditions import Condition, drop, expand
+from pofx.conditions import Condition, dropped, expand
 from pofx.distributions import Kind, likelihood
 from pofx.domains import Domain, Images, Tokens, Vectors, require
 from pofx.errors import Unusable
@@ -118,7 +118,7 @@ class MaskedAutoencoder(nn.Module):
 
         ``masked_nll`` is as many times as much as x has values: nats per observation, as if all were hidden.
         """
-        c = self._dropped(condition, len(x), generator)
+        c = dropped(self.condition, condition, len(x), self.drop, generator=generator)
         seen, gone = self._shuffled(x, generator)
         values = self._inside(x)
         told = self.decoder(self._encoded(values, seen), seen, c)
@@ -227,12 +227,6 @@ class MaskedAutoencoder(nn.Module):
     def _whole(self, known: Tensor) -> Bool[Tensor, "B T"]:
         """Which patches are known whole, of each row or of the one mask."""
         return self.patches.split(row_mask(self.domain.shape, known)).all(-1)
-
-    def _dropped(self, condition: Tensor | None, n: int, generator: Generator) -> Tensor | None:
-        c = expand(self.condition, condition, n)
-        if self.condition is None or c is None or not self.drop:
-            return c
-        return drop(self.condition, c, self.drop, generator=generator)
 
 
 class Patches:

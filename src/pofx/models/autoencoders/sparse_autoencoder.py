@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from pofx.conditions import Classes, Condition, drop, expand
+from pofx.conditions import Classes, Condition, dropped, expand
 from pofx.distributions import Independent, likelihood
 from pofx.domains import Domain, Images, Vectors, require
 from pofx.errors import Unusable
-from pofx.models.autoencoders.sparse_codes import Activation, Sparsity, sparsity
-from pofx.models.autoencoders.vector_latent import one_of
+from pofx.models.autoencoders.sparse_codes import Activation, sparsity_of
+from pofx.models.autoencoders.vector_latent import check_weights, one_of
 from pofx.nn.mlp import ConditionEmbedding
 from pofx.nn.standardise import Standardise
 from pofx.protocols import Loss, Progress, Turn
@@ -82,7 +82,7 @@ class SparseAutoencoder(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim))
         self.given = None if condition is None else ConditionEmbedding(condition, dim)
         price = _PRICES.get(activation, 0.0) if sparsity is None else sparsity
-        self.activation = _activation(activation, self.dictionary, k, price, bandwidth)
+        self.activation = sparsity_of(activation, self.dictionary, k=k, price=price, bandwidth=bandwidth)
         self.register_buffer("silent", torch.zeros(self.dictionary, dtype=torch.int64))  # observations since it fired
         self._begin(counted=activation in _COUNTED)
         if activation == "batch-topk":
@@ -122,9 +122,7 @@ class SparseAutoencoder(nn.Module):
 
     def loss(self, x: Tensor, condition: Tensor | None = None, *, generator: Generator) -> Loss:
         """Squared error per dimension, as a share of the variance, and what the activation and dead latents add."""
-        c = expand(self.condition, condition, len(x))
-        if self.condition is not None and c is not None:
-            c = drop(self.condition, c, DROP, generator=generator)
+        c = dropped(self.condition, condition, len(x), DROP, generator=generator)
         y, atoms = self._centred(x, c), self.directions
         pre = self.encoder(y)
         code = self.activation.trained(pre)
@@ -225,10 +223,6 @@ class SparseAutoencoder(nn.Module):
         return self.domain.centre(x).to(self.bias.dtype).flatten(1) if isinstance(self.domain, Images) else x
 
 
-def _activation(kind: Activation, latents: int, k: int, price: float, bandwidth: float) -> Sparsity:
-    return sparsity(kind, latents, k=k, price=price, bandwidth=bandwidth)
-
-
 def _check_arguments(
     activation: str,
     dictionary: int | None,
@@ -246,7 +240,6 @@ def _check_arguments(
         raise Unusable(f"k says how many fire of {' and '.join(_COUNTED)}, and {activation} learns it; give sparsity")
     if price is not None and activation not in _PRICES:
         raise Unusable(f"sparsity is a price, and {activation} is told how many fire; give k, or another activation")
-    if (price or 0) < 0 or auxiliary < 0:
-        raise Unusable(f"sparsity and auxiliary must be at least 0, got {price} and {auxiliary}; leave them out")
-    if not bandwidth > 0:
+    check_weights(sparsity=0.0 if price is None else price, auxiliary=auxiliary)
+    if not 0 < bandwidth < float("inf"):
         raise Unusable(f"bandwidth must be above 0, got {bandwidth}; leave it out for 0.1")

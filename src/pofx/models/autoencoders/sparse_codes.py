@@ -263,7 +263,7 @@ class _Step(torch.autograd.Function):
         return None, (gradients[0] * (-1 / eps) * _rectangle((z - theta) / eps)).sum(0), None
 
 
-def sparsity(kind: Activation, latents: int, *, k: int, price: float, bandwidth: float) -> Sparsity:
+def sparsity_of(kind: Activation, latents: int, *, k: int, price: float, bandwidth: float) -> Sparsity:
     """The activation of that name."""
     made: dict[Activation, Callable[[], Sparsity]] = {
         "topk": lambda: TopK(k),

@@ -12,12 +12,13 @@ from pofx.conditions import Condition, rows_for
 from pofx.distributions import DiagonalNormal, FullNormal, Kind
 from pofx.domains import Domain, Images, Tokens, Vectors, require
 from pofx.errors import Unusable
+from pofx.models.autoencoders.bounds import bounded, mean_weight
 from pofx.models.autoencoders.near_identity import Skip
 from pofx.models.autoencoders.posteriors import Bent, Law, numbers, posterior_of, stopped
 from pofx.models.autoencoders.priors import Mixture, PseudoInputs, StandardNormal, prior_of
-from pofx.models.autoencoders.vector_latent import Activation, VectorLatent, bounded, mean_weight, one_of
+from pofx.models.autoencoders.vector_latent import Activation, VectorLatent, one_of
 from pofx.models.autoencoders.weighing import Weighing
-from pofx.protocols import Loss, Turn
+from pofx.protocols import Loss
 from pofx.randomness import stream
 
 # Numbers that a bound of many samples has at hand at once: what a processor's cache holds; what keeps a GPU busy.
@@ -111,7 +112,7 @@ class VAE(VectorLatent):
         if self.objective == "dreg":
             self.biased_gradient = "right on average alone: terms whose mean is zero are left out of each gradient"
         if self.weigh.rises:
-            self.turns = self._turns
+            self.turns = partial(self.weigh.turns, self)
         self.q = posterior_of(posterior, self.latent_dim, layers=posterior_layers)
         kind = ("flow" if self.conv and self.latent_dim > 1 else "normal") if prior == "auto" else prior
         self.prior = prior_of(
@@ -252,11 +253,6 @@ class VAE(VectorLatent):
             )
         return objective, samples
 
-    def _turns(self) -> tuple[Turn, ...]:
-        """The loss, and after each step a note of where training stands."""
-        learnt = tuple(p for p in self.parameters() if p.requires_grad)
-        return (Turn("model", learnt, self.loss, after=self.weigh.rise),)
-
 
 def _check_arguments(prior: str, posterior: str, objective: str, importance: int | None, **sizes: int) -> None:
     one_of("prior", prior, ("auto", "normal", "mixture", "vamp", "flow"))
@@ -267,7 +263,7 @@ def _check_arguments(prior: str, posterior: str, objective: str, importance: int
             raise Unusable(f"{name} must be at least 1, got {size}; leave it out for the default")
     if objective == "iwae" and importance == 1:
         raise Unusable("objective iwae weighs samples, got importance 1; ask for more, or for objective elbo")
-    if posterior == "iaf" and "vamp" in prior:
+    if posterior == "iaf" and prior == "vamp":
         raise Unusable("a vamp prior needs the density of any z, which posterior iaf is slow at; use diagonal or full")
     if posterior == "iaf" and objective == "dreg":
         raise Unusable(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from pofx.conditions import Condition, drop, expand, marginal
+from pofx.conditions import Condition, dropped, expand
 from pofx.distributions import Independent, Kind, likelihood
 from pofx.domains import Domain, Images, Tokens, Vectors
 from pofx.errors import Unusable
@@ -116,7 +116,7 @@ class VectorLatent(nn.Module):
             return
         self.bias.copy_(start[:-1].flatten())
         if self.spread.requires_grad:
-            self.spread.copy_(start[-1].mean())
+            self.spread.copy_(start[-1].exp().mean().log())
 
     def encoded(self, x: Tensor, condition: Tensor | None = None) -> Float[Tensor, "B O"]:
         """What the encoder puts out, (B, outputs * K). A condition that is not given is the null."""
@@ -134,7 +134,8 @@ class VectorLatent(nn.Module):
             out = self.decoder(z.flatten(0, -2), flat).flatten(1).view(*z.shape[:-1], -1)
         else:
             out = self.decoder(z, context)
-        out = out + self.bias if torch.is_grad_enabled() else out.add_(self.bias)
+        in_place = not torch.is_grad_enabled() and out.dtype == self.bias.dtype  # of a wider type, the sum is new
+        out = out.add_(self.bias) if in_place else out + self.bias
         return out.unflatten(-1, (-1, *self.domain.shape))
 
     def written(self, out: Float[Tensor, "*B O"]) -> Independent:
@@ -179,10 +180,7 @@ class VectorLatent(nn.Module):
 
     def dropped(self, condition: Tensor | None, n: int, *, generator: Generator) -> Tensor | None:
         """n rows of the condition, a share of them hidden: what a loss conditions on."""
-        c = expand(self.condition, condition, n)
-        if self.condition is None or c is None or not self.drop:
-            return c
-        return drop(self.condition, c, self.drop, generator=generator)
+        return dropped(self.condition, condition, n, self.drop, generator=generator)
 
 
 def _networks(
@@ -266,33 +264,3 @@ def check_weights(**weights: float) -> None:
     for name, weight in weights.items():
         if not 0 <= weight < math.inf:
             raise Unusable(f"{name} must be at least 0, and finite, got {weight}; leave it out for the default")
-
-
-def bounded(
-    model: Any,
-    x: Tensor,
-    condition: Tensor | None,
-    samples: int | None,
-    given: Callable[[Tensor | None, int], Float[Tensor, "B"]],
-    *,
-    usual: int = 1,
-) -> Float[Tensor, "B"]:
-    """A bound of log p(x|c), nats: ``given`` a row of the condition for each of x, and ``samples``, or as usual.
-
-    Without the condition of a model that has classes: log sum_c p(c) exp(given(c)), a bound of the marginal.
-
-    Raises:
-        Unusable: a condition is needed that is not given, or ``samples`` is not positive.
-    """
-    k = usual if samples is None else samples
-    if k < 1:
-        raise Unusable(f"a bound needs at least 1 sample, got {k}; leave it out for {usual}")
-    if model.condition is not None and condition is None:
-        return marginal(model.condition, x, lambda c: given(c, k), what="the bound")
-    return given(expand(model.condition, condition, len(x)), k)
-
-
-def mean_weight(log_w: Callable[[int], Float[Tensor, "n B"]], samples: int, *, at_once: int) -> Float[Tensor, "B"]:
-    """log (1/K) sum_k w_k, K = ``samples``: ``log_w(n)`` draws n weights, at most ``at_once`` for memory's sake."""
-    parts = [log_w(min(at_once, samples - start)).logsumexp(0) for start in range(0, samples, at_once)]
-    return torch.stack(parts).logsumexp(0) - math.log(samples)

@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
-from pofx.conditions import Condition, expand, marginal, rows_for
+from pofx.conditions import Condition, rows_for
 from pofx.distributions import Independent, Kind, PointMass, Symbols
 from pofx.domains import Domain, Images, Tokens, Vectors, require
 from pofx.errors import Unusable
+from pofx.models.autoencoders.bounds import bounded, mean_weight
 from pofx.models.autoencoders.grids import GridDecoder, GridEncoder, Size
-from pofx.models.autoencoders.vector_latent import SYMBOL, VectorLatent, mean_weight, one_of
+from pofx.models.autoencoders.vector_latent import SYMBOL, VectorLatent, one_of
 from pofx.nn.codebooks import Estimator, Update, VectorQuantiser
 from pofx.nn.conv import halvings
 from pofx.nn.mlp import MLP
@@ -209,23 +210,19 @@ class VQVAE(VectorLatent):
         Raises:
             Unusable: a condition is needed that is not given, or ``samples`` is not positive.
         """
-        samples = 1 if samples is None else samples
-        if samples < 1:
-            raise Unusable(f"a bound needs at least 1 sample, got {samples}; leave it out for 1")
-        if self.condition is not None and condition is None:
-            return marginal(
-                self.condition, x, lambda c: self.elbo(x, c, samples=samples, generator=generator), what="the bound"
-            )
-        c = expand(self.condition, condition, len(x))
-        q = self.posterior(x, c)
-
-        def log_w(n: int) -> Float[Tensor, "n B"]:
-            z = q.rsample(n, generator=generator)
-            return self.decode(z, c).log_prob(x) + self.log_prior(z, c) - q.log_prob(z)
-
         numbers = max(len(self.bias), self.length * self.quantiser.vocabulary)
         at_once = max(1, _CHUNK // (len(x) * numbers))
-        return mean_weight(log_w, 1 if isinstance(q, PointMass) else samples, at_once=at_once)
+
+        def given(c: Tensor | None, k: int) -> Float[Tensor, "B"]:
+            q = self.posterior(x, c)
+
+            def log_w(n: int) -> Float[Tensor, "n B"]:
+                z = q.rsample(n, generator=generator)
+                return self.decode(z, c).log_prob(x) + self.log_prior(z, c) - q.log_prob(z)
+
+            return mean_weight(log_w, 1 if isinstance(q, PointMass) else k, at_once=at_once)
+
+        return bounded(self, x, condition, samples, given)
 
     @torch.no_grad()
     def sample(self, n: int, condition: Tensor | None = None, *, generator: Generator, mean: bool = False) -> Tensor:

@@ -1,12 +1,14 @@
 """What is minimised in place of the rate: weighed, spared where it is small, slowly risen, or led to a target."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pofx.errors import Unusable
 from pofx.models.autoencoders.vector_latent import check_weights
-from pofx.protocols import Progress
+from pofx.protocols import Progress, Turn
 
 
 class Weighing(nn.Module):
@@ -51,7 +53,7 @@ class Weighing(nn.Module):
         Args:
             rate: the batch's mean, of all dimensions.
             each: of each observation, and of each group of dimensions that has a rate of its own.
-            dims: how many dimensions there are.
+            dims: how many there are that have their free bits: dimensions, or levels.
         """
         share = (self.progress / self.warm_up).clamp(max=1) if self.rises else 1.0
         if self.capacity is not None:
@@ -59,6 +61,10 @@ class Weighing(nn.Module):
         if self.free_bits:
             rate = each.mean(0).clamp(min=self.free_bits * dims / each.shape[1]).sum()
         return self.beta * rate if not self.rises else self.beta * share * rate
+
+    def turns(self, model: Any) -> tuple[Turn, ...]:
+        """A model's loss, and after each step a note of where training stands: its game where the weight rises."""
+        return (Turn("model", tuple(p for p in model.parameters() if p.requires_grad), model.loss, after=self.rise),)
 
     def rise(self, carry: dict[str, Tensor], progress: Progress) -> None:
         """A turn's ``after``: notes where training stands."""

@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from pofx.conditions import expand, marginal, rows_for
+from pofx.conditions import expand, rows_for
 from pofx.distributions import PointMass
 from pofx.domains import Domain, in_words
 from pofx.errors import Unusable
+from pofx.models.autoencoders.bounds import bounded
 from pofx.protocols import (
     Adapts,
     Bounds,
@@ -187,18 +188,14 @@ class Latent(nn.Module):
         Raises:
             Unusable: a condition is needed that is not given, or ``samples`` is not positive.
         """
-        samples = 1 if samples is None else samples
-        if samples < 1:
-            raise Unusable(f"a bound needs at least 1 sample, got {samples}; leave it out for 1")
-        if self.condition is not None and condition is None:
-            return marginal(
-                self.condition, x, lambda c: self.elbo(x, c, samples=samples, generator=generator), what="the bound"
-            )
-        c = expand(self.condition, condition, len(x))
-        q = self.posterior(x, c)
-        draws = self._draws(q, samples, len(x), generator=generator)
-        log_w = torch.cat([self._log_weights(x, c, q, z, generator=generator) for z in draws])
-        return log_w.logsumexp(0) - math.log(len(log_w)) if Scores in self.prior_can else log_w.mean(0)
+
+        def given(c: Tensor | None, k: int) -> Float[Tensor, "B"]:
+            q = self.posterior(x, c)
+            draws = self._draws(q, k, len(x), generator=generator)
+            log_w = torch.cat([self._log_weights(x, c, q, z, generator=generator) for z in draws])
+            return log_w.logsumexp(0) - math.log(len(log_w)) if Scores in self.prior_can else log_w.mean(0)
+
+        return bounded(self, x, condition, samples, given)
 
     def _draws(self, q: Any, samples: int, rows: int, *, generator: Generator) -> Iterator[Tensor]:
         """Draws (S, B, ...) of q, so many at a time as memory allows."""

@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from pofx.catalogue import find
 from pofx.conditions import Classes
 from pofx.data.dataset import Rows
 from pofx.domains import Images, Vectors
 from pofx.errors import Unusable
-from pofx.models import WGAN
+from pofx.models import GAN
 from pofx.randomness import seeded_init, stream
 from pofx.train.loop import Trainer
 from pofx.train.settings import settings_from
@@ -18,7 +19,7 @@ TWO = Classes(("dark", "bright"), (0.5, 0.5))
 
 def built(domain, **arguments):
     with seeded_init(0):
-        return WGAN(domain, **arguments)
+        return find("wgan-gp").build(domain, **arguments)
 
 
 class Linear(nn.Module):
@@ -150,16 +151,16 @@ def test_without_truncation_noise_every_sample_of_a_class_is_the_same():
     ("domain", "arguments", "message"),
     [
         (Vectors(2), {"network": "conv"}, "needs images"),
-        (Vectors(2), {"hidden": ()}, "hidden sizes"),
-        (Vectors(2), {"latent_dim": 0}, "latent_dim of at least 1"),
-        (Vectors(2), {"critic_steps": 0}, "critic_steps of at least 1"),
-        (Vectors(2), {"penalty": 0.0}, "penalty above 0"),
-        (Vectors(2), {"penalised": 1.5}, r"penalised in \(0, 1\]"),
+        (Vectors(2), {"hidden": ()}, "one or more sizes"),
+        (Vectors(2), {"latent_dim": 0}, "latent_dim must be at least 1"),
+        (Vectors(2), {"critic_steps": 0}, "critic_steps must be at least 1"),
+        (Vectors(2), {"penalty": -1.0}, "penalty must be at least 0"),
+        (Vectors(2), {"penalised": 1.5}, r"share of the batch in \(0, 1\]"),
     ],
 )
 def test_arguments_are_refused_in_one_line(domain, arguments, message):
     with pytest.raises(Unusable, match=message):
-        WGAN(domain, **arguments)
+        GAN(domain, **arguments)
 
 
 def test_a_conditional_game_needs_conditions():

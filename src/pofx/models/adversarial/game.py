@@ -1,0 +1,235 @@
+"""What every game of generator and critic has: two players, and how the data look to them."""
+
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Generator as Rng
+from torch import Tensor, nn
+
+from pofx.conditions import Condition, expand, rows_for
+from pofx.domains import Images, Vectors
+from pofx.errors import Unusable
+from pofx.models.adversarial.augment import CHANGES, Kind, augment
+from pofx.models.adversarial.networks import Conditioning, Critic, Generator, Network, packed
+from pofx.nn.conv import Norm
+from pofx.nn.modes import evaluating
+from pofx.nn.standardise import Standardise
+from pofx.randomness import rand, randn, stream
+
+Choice = Literal["auto", "mlp", "conv", "residual"]
+
+
+class Game(nn.Module):
+    """A generator g makes points of noise z, a critic f scores points. Abstract: a model says what they learn.
+
+    Inside, pictures are dequantised to [-1, 1) and vectors standardised; what g makes is quantised only in ``sample``.
+    ``slope_is_one`` says that f is to be 1-Lipschitz, as a Wasserstein critic is.
+
+    Args:
+        latent_dim: K, size of the noise z that a sample is made from; left out: 16 for pictures, D for vectors.
+        hidden: sizes of the hidden layers of both networks; of convolutions, the last one is the size of the features.
+        network: "mlp", "conv" (DCGAN's), "residual" (R3GAN's), or "auto": conv for pictures larger than 8 x 8.
+        width: channels of the first convolution.
+        norm: of convolutions: "layer", the generator's; "batch", of both players, as in DCGAN; "none".
+        conditioning: how the critic is told the condition: "projection", or "concatenation" to what each layer reads.
+        packing: m, how many points are judged together.
+        minibatch_std: the critic sees how far points of a batch lie apart.
+        spectral_norm: the critic's weights are divided by their largest singular value.
+        augment: changes made to real and generated pictures before they are judged: colour, translation, cutout.
+    """
+
+    slope_is_one = False
+
+    def __init__(
+        self,
+        domain: Images | Vectors,
+        *,
+        condition: Condition | None,
+        latent_dim: int | None,
+        hidden: tuple[int, ...],
+        network: Choice,
+        width: int,
+        norm: Norm,
+        conditioning: Conditioning,
+        packing: int,
+        minibatch_std: bool,
+        spectral_norm: bool,
+        augment: tuple[Kind, ...],
+    ) -> None:
+        super().__init__()
+        _check_choices(domain, network=network, norm=norm, conditioning=conditioning, augment=augment)
+        _check_sizes(hidden, latent_dim=latent_dim, width=width, packing=packing)
+        self.domain, self.condition, self.augment, self.packing = domain, condition, augment, packing
+        self.latent_dim = latent_dim or (16 if isinstance(domain, Images) else max(2, domain.dim))
+        large = isinstance(domain, Images) and max(domain.height, domain.width) > 8
+        self.network: Network = ("conv" if large else "mlp") if network == "auto" else network
+        self.generator = Generator(
+            domain, condition, self.latent_dim, network=self.network, hidden=hidden, width=width, norm=norm
+        )
+        self.critic = Critic(
+            domain, condition, network=self.network, hidden=hidden, width=width,
+            norm="batch" if norm == "batch" else "none", conditioning=conditioning, packing=packing,
+            minibatch_std=minibatch_std, spectral=spectral_norm,
+        )  # fmt: skip
+        self.standardise = Standardise(domain.dim) if isinstance(domain, Vectors) else None
+        if spectral_norm:
+            self.biased_gradient = "a weight's largest singular value is found step by step, and moves as it is asked"
+        self.alone = self.critic.alone
+        if not self.alone:
+            self.whole_batch = "points are judged beside others of their batch, so pieces have other neighbours"
+
+    def adapt(self, x: Tensor, condition: Tensor | None = None, *, generator: Rng) -> None:
+        """Takes mean and scale of vectors from the training split; pictures need neither."""
+        if self.standardise is not None:
+            self.standardise.adapt(x)
+
+    @torch.no_grad()
+    def sample(self, n: int, condition: Tensor | None = None, *, generator: Rng, truncation: float = 1.0) -> Tensor:
+        """n observations g(z), z ~ truncation * N(0, I); below 1, more typical and less varied ones."""
+        c = rows_for(self.condition, condition, n, generator=generator)
+        with evaluating(self.generator):
+            return self.outside(self.generator(truncation * self.noise(n, generator), c))
+
+    def features(self, x: Tensor) -> Float[Tensor, "B F"]:
+        """The critic's last hidden layer, (B, hidden[-1]), of each x by itself (in a pack, of copies); without a
+        condition.
+        """
+        y = self.centred(x).repeat_interleave(self.packing, dim=0)
+        with evaluating(self.critic):
+            return self.critic.hidden(y, None, group=1)
+
+    @torch.no_grad()
+    def meters(self, x: Tensor, condition: Tensor | None = None) -> dict[str, Tensor]:
+        """Of the critic: its gap between real and generated points, the share of pairs that it tells apart, its slope
+        between them (``gradient_norm`` where it is to be one). Of samples: their total standard deviation relative to
+        the data's.
+        """
+        c, rng = self.given(x, condition), stream(0, "meters", device=x.device)
+        real, fake, c = self.pairs(x, c, rng)
+        f_real, f_fake = self.judged(real, fake, c)
+        slope = self.slope_between(real, fake, c, rng, share=0.25).mean().detach()
+        return {
+            "gap": f_real.mean() - f_fake.mean(),
+            "critic_accuracy": (f_real[:, None] > f_fake).to(f_real.dtype).mean(),
+            "gradient_norm" if self.slope_is_one else "critic_slope": slope,
+            "sample_spread": _spread(fake) / _spread(real).clamp_min(1e-12),
+        }
+
+    def pairs(self, x: Tensor, c: Tensor | None, generator: Rng) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Real points as the critic sees them, and as many generated ones, which nothing is learnt through.
+
+        In whole packs: what is left over of a batch is left out, of the condition's rows too.
+        """
+        n = self.whole_packs(len(x))
+        c = None if c is None else c[:n]
+        real = self.seen(self.inside(x[:n], generator), generator)
+        with torch.no_grad():
+            fake = self.generator(self.noise(n, generator), c).to(real)
+        return real, self.seen(fake, generator), c
+
+    def judged(self, real: Tensor, fake: Tensor, c: Tensor | None) -> tuple[Tensor, ...]:
+        """f of each, (B,), or of each pack."""
+        if not self.alone:
+            return self.critic(real, c), self.critic(fake, c)
+        return self.critic(torch.cat([real, fake]), None if c is None else torch.cat([c, c])).chunk(2)
+
+    def slope_between(
+        self, real: Tensor, fake: Tensor, c: Tensor | None, generator: Rng, *, share: float
+    ) -> Float[Tensor, "b"]:
+        """|grad f| between real and generated points, for a share of the batch; differentiable in f's parameters."""
+        m = self.packing
+        packs = len(real) // m
+        b = max(1, round(share * packs))
+        # spread over the batch, not its first rows: so the pieces of a batch look at what the whole would
+        i = torch.arange(b, device=real.device) * packs // b
+        i = (i[:, None] * m + torch.arange(m, device=real.device)).flatten()
+        epsilon = rand((b, *[1] * (real.ndim - 1)), generator=generator, device=real.device)
+        with torch.enable_grad():
+            x_hat = torch.lerp(fake[i], real[i], epsilon.to(real).repeat_interleave(m, dim=0)).requires_grad_()
+            f = self.critic(x_hat, None if c is None else c[i])
+            (square,) = self.squared_slopes(f.sum(), x_hat)
+            # the small term keeps the root differentiable where f is flat
+            return (square + 1e-12).sqrt()
+
+    def squared_slopes(self, f: Float[Tensor, ""], *points: Tensor) -> list[Float[Tensor, "P"]]:
+        """|grad f|^2 at each pack of each of ``points``, from one pass back."""
+        gradients = torch.autograd.grad(f, points, create_graph=True)
+        return [packed(gradient, self.packing).flatten(1).square().sum(1) for gradient in gradients]
+
+    def whole_packs(self, n: int) -> int:
+        """The largest multiple of the pack's size up to n."""
+        m = self.packing
+        if n < m:
+            raise Unusable(f"packing judges {m} points together, got a batch of {n}; take a larger batch")
+        return n - n % m
+
+    def noise(self, n: int, generator: Rng) -> Float[Tensor, "n K"]:
+        """z ~ N(0, I)."""
+        z = randn((n, self.latent_dim), generator=generator, device=generator.device)
+        return z.to(self.like)
+
+    def seen(self, y: Tensor, generator: Rng) -> Tensor:
+        """Points as they come before the critic."""
+        return augment(y, self.augment, generator=generator) if self.augment else y
+
+    def inside(self, x: Tensor, generator: Rng) -> Tensor:
+        """Real data as the generator is to make them."""
+        if isinstance(self.domain, Images):
+            return self.domain.dequantise(x, generator=generator).to(self.like)
+        return self.centred(x)
+
+    def outside(self, y: Tensor) -> Tensor:
+        """What the generator makes as observations."""
+        if self.standardise is None:
+            return self.domain.quantise(y)  # type: ignore[union-attr]
+        return self.standardise.inverse(y)
+
+    def centred(self, x: Tensor) -> Tensor:
+        """Real data without noise."""
+        y = self.domain.centre(x) if self.standardise is None else self.standardise(x)  # type: ignore[union-attr]
+        return y.to(self.like)
+
+    def given(self, x: Tensor, condition: Tensor | None) -> Tensor | None:
+        """A row of the condition for each of x."""
+        if self.condition is not None and condition is None:
+            raise Unusable("a conditional game learns from pairs, got no condition; give one row per observation")
+        return expand(self.condition, condition, len(x))
+
+    @property
+    def like(self) -> Tensor:
+        """A weight: what dtype and device the networks are of."""
+        return next(self.parameters())
+
+
+def _spread(y: Tensor) -> Tensor:
+    """The root of the total variance, sqrt(E|y - E y|^2)."""
+    return y.flatten(1).var(0, correction=0).sum().sqrt()
+
+
+def _check_choices(
+    domain: Images | Vectors, *, network: str, norm: str, conditioning: str, augment: Iterable[str]
+) -> None:
+    known = {"network": (network, Choice), "norm": (norm, Norm), "conditioning": (conditioning, Conditioning)}
+    for name, (value, kind) in known.items():
+        if value not in get_args(kind):
+            raise Unusable(f"{name} is one of {', '.join(get_args(kind))}, got {value!r}")
+    for value in augment:
+        if value not in CHANGES:
+            raise Unusable(f"augment is some of {', '.join(CHANGES)}, got {value!r}")
+    if not isinstance(domain, Images):
+        if network in ("conv", "residual"):
+            raise Unusable(f"network {network!r} needs images, got {domain.kind}; take 'mlp' or 'auto'")
+        if norm == "batch":
+            raise Unusable(f"norm 'batch' is of convolutions and needs images, got {domain.kind}; leave it out")
+        if augment:
+            raise Unusable(f"augment changes pictures, got {domain.kind}; leave it out")
+
+
+def _check_sizes(hidden: tuple[int, ...], **sizes: int | None) -> None:
+    if not hidden or min(hidden) < 1:
+        raise Unusable(f"hidden needs one or more sizes of at least 1, got {hidden}; (192, 192) is usual")
+    for name, value in sizes.items():
+        if value is not None and value < 1:
+            raise Unusable(f"{name} must be at least 1, got {value}; leave it out for the default")
