@@ -23,6 +23,7 @@ from pofx.divergences.kernels import (
 )
 from pofx.divergences.mmd import energy_distance, energy_distance_1d, kernel_distance, mmd, mmd_squared
 from pofx.divergences.neighbours import PRDC, memorisation, nearest_distance, prdc
+from pofx.divergences.sinkhorn import EntropicTransport, sinkhorn, sinkhorn_divergence, sinkhorn_matrix
 from pofx.divergences.spectra import lost_energy, power_spectrum
 from pofx.divergences.two_sample import TwoSampleTest, classifier_two_sample_test
 from pofx.divergences.variational import variational_bound, wasserstein_dual
@@ -31,6 +32,7 @@ from pofx.divergences.wasserstein import max_sliced_wasserstein, sliced_wasserst
 __all__ = [
     "F_DIVERGENCES",
     "PRDC",
+    "EntropicTransport",
     "Estimated",
     "FDivergence",
     "OptimalTransport",
@@ -68,6 +70,9 @@ __all__ = [
     "polynomial_kernel",
     "power_spectrum",
     "prdc",
+    "sinkhorn",
+    "sinkhorn_divergence",
+    "sinkhorn_matrix",
     "sliced_wasserstein",
     "variational_bound",
     "wasserstein_1d",
