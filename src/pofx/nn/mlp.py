@@ -73,7 +73,11 @@ class MLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "*B D"], context: Tensor | None = None) -> Tensor:
         """x (..., inputs) to (..., outputs)."""
-        out = self.head(self.hidden(x, context))
+        return self.finish(self.hidden(x, context), context)
+
+    def finish(self, h: Float[Tensor, "*B H"], context: Tensor | None = None) -> Tensor:
+        """What comes out of the last hidden layer's activations."""
+        out = self.head(h)
         return out if self.contexts is None or len(self.layers) else out + self.contexts[0](context)
 
 

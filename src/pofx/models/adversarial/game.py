@@ -65,6 +65,10 @@ class Game(nn.Module):
         self.latent_dim = latent_dim or (16 if isinstance(domain, Images) else max(2, domain.dim))
         large = isinstance(domain, Images) and max(domain.height, domain.width) > 8
         self.network: Network = ("conv" if large else "mlp") if network == "auto" else network
+        if norm == "batch" and self.network != "conv":
+            raise Unusable(
+                f"norm 'batch' is of convolutions, got network {self.network!r}; take 'conv', or leave it out"
+            )
         self.generator = Generator(
             domain, condition, self.latent_dim, network=self.network, hidden=hidden, width=width, norm=norm
         )
@@ -219,8 +223,6 @@ def _check_choices(
     if not isinstance(domain, Images):
         if network in ("conv", "residual"):
             raise Unusable(f"network {network!r} needs images, got {domain.kind}; take 'mlp' or 'auto'")
-        if norm == "batch":
-            raise Unusable(f"norm 'batch' is of convolutions and needs images, got {domain.kind}; leave it out")
         if augment:
             raise Unusable(f"augment changes pictures, got {domain.kind}; leave it out")
 
