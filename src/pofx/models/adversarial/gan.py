@@ -106,15 +106,17 @@ class GAN(Game):
     def critic_loss(self, x: Tensor, condition: Tensor | None = None, *, generator: Rng) -> Loss:
         """The critic's side of the value, and what holds its slope; g is not moved."""
         real, fake, c = self.pairs(x, self.given(x, condition), generator)
-        # The slopes of R1 and R2 are of the very scores that the value is made of: one pass for both.
+        # The slopes of R1 and R2 are of the very scores that the value is made of: one pass for both. One alone is not
+        # to be differentiated twice through what it does not need.
         sloped = [y.requires_grad_() for y, weight in ((real, self.r1), (fake, self.r2)) if weight]
-        f_real, f_fake = self.judged(real, fake, c)
+        f_real, f_fake = self.judged(real, fake, c, apart=len(sloped) == 1)
         total = self.value.critic(f_real, f_fake)
         parts = {"gap": (f_real.mean() - f_fake.mean()).detach()}
         if sloped:
             weights = [weight for weight in (self.r1, self.r2) if weight]
             squares = [square.mean() for square in self.squared_slopes(f_real.sum() + f_fake.sum(), *sloped)]
-            total = total + sum(weight / 2 * square for weight, square in zip(weights, squares))
+            for weight, square in zip(weights, squares):
+                total = total + weight / 2 * square
             parts["squared_slope"] = squares[0].detach()
         if self.penalty:
             slope = self.slope_between(real.detach(), fake.detach(), c, generator, share=self.penalised)
