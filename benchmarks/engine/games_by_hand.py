@@ -30,7 +30,8 @@ def conv_pair():
     )  # fmt: skip
     f = nn.Sequential(
         nn.Conv2d(1, 32, 5, 2, 2), nn.SiLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.SiLU(),
-        nn.Conv2d(64, 128, 3, 2, 1), nn.SiLU(), nn.Flatten(), nn.Linear(128 * 4 * 4, 192), nn.SiLU(), nn.Linear(192, 1, bias=False),
+        nn.Conv2d(64, 128, 3, 2, 1), nn.SiLU(), nn.Flatten(),
+        nn.Linear(128 * 4 * 4, 192), nn.SiLU(), nn.Linear(192, 1, bias=False),
     )  # fmt: skip
     return g, f
 
