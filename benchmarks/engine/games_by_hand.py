@@ -50,13 +50,13 @@ class Crop(nn.Module):
 def gan(pair, *, levels, r1=0.1):
     """Cross-entropies, R1."""
 
-    def critic(f, real, fake):
+    def critic(f, real, fake, rng):
         real.requires_grad_()
         f_real = f(real)
         slope = squared_slope(f_real, real)
         return F.softplus(-f_real).mean() + F.softplus(f(fake)).mean() + r1 / 2 * slope.mean()
 
-    return players(*pair(), critic, lambda f, fake, real: F.softplus(-f(fake)).mean(), levels=levels)
+    return players(*pair(), critic, lambda f, real, fake: F.softplus(-f(fake())).mean(), levels=levels)
 
 
 def sngan(pair, *, levels):
@@ -66,25 +66,25 @@ def sngan(pair, *, levels):
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             spectral_norm(module)
 
-    def critic(f, real, fake):
+    def critic(f, real, fake, rng):
         return F.relu(1 - f(real)).mean() + F.relu(1 + f(fake)).mean()
 
-    return players(g, f, critic, lambda f, fake, real: -f(fake).mean(), levels=levels)
+    return players(g, f, critic, lambda f, real, fake: -f(fake()).mean(), levels=levels)
 
 
 def r3gan(pair, *, levels, r1=1.0, r2=1.0):
     """Judged in pairs, R1 and R2."""
 
-    def critic(f, real, fake):
+    def critic(f, real, fake, rng):
         real.requires_grad_(), fake.requires_grad_()
         f_real, f_fake = f(real), f(fake)
         slopes = r1 / 2 * squared_slope(f_real, real).mean() + r2 / 2 * squared_slope(f_fake, fake).mean()
         return F.softplus(f_fake - f_real).mean() + slopes
 
-    def generator(f, fake, real):
+    def generator(f, real, fake):
         with torch.no_grad():
             f_real = f(real())
-        return F.softplus(f_real - f(fake)).mean()
+        return F.softplus(f_real - f(fake())).mean()
 
     return players(*pair(), critic, generator, levels=levels)
 
@@ -92,13 +92,14 @@ def r3gan(pair, *, levels, r1=1.0, r2=1.0):
 def wgan_gp(pair, *, levels, penalty=1.0, share=0.25):
     """The gap, and the gradient penalty on a share of the batch."""
 
-    def critic(f, real, fake):
-        b = round(share * len(real))
-        x_hat = torch.lerp(fake[:b], real[:b], torch.rand(b, 1, 1, 1)).requires_grad_()
+    def critic(f, real, fake, rng):
+        epsilon = torch.rand(round(share * len(real)), 1, 1, 1, generator=rng)
+        step = len(real) // len(epsilon)
+        x_hat = torch.lerp(fake[::step], real[::step], epsilon).requires_grad_()
         slope = squared_slope(f(x_hat), x_hat).sqrt()
         return f(fake).mean() - f(real).mean() + penalty * (slope - 1).square().mean()
 
-    return players(*pair(), critic, lambda f, fake, real: -f(fake).mean(), levels=levels)
+    return players(*pair(), critic, lambda f, real, fake: -f(fake()).mean(), levels=levels)
 
 
 def squared_slope(f, x):
@@ -117,11 +118,12 @@ def players(g, f, critic, generator, *, levels):
         return g(torch.randn(n, LATENT, generator=rng))
 
     def critic_loss(x, rng):
+        y = real(x, rng)
         with torch.no_grad():
-            y = fake(len(x), rng)
-        return critic(f, real(x, rng), y)
+            y_fake = fake(len(x), rng)
+        return critic(f, y, y_fake, rng)
 
     def generator_loss(x, rng):
-        return generator(f, fake(len(x), rng), lambda: real(x, rng))
+        return generator(f, lambda: real(x, rng), lambda: fake(len(x), rng))
 
     return (list(f.parameters()), critic_loss), (list(g.parameters()), generator_loss)
