@@ -65,6 +65,10 @@ class Game(nn.Module):
         self.latent_dim = latent_dim or (16 if isinstance(domain, Images) else max(2, domain.dim))
         large = isinstance(domain, Images) and max(domain.height, domain.width) > 8
         self.network: Network = ("conv" if large else "mlp") if network == "auto" else network
+        if norm == "batch" and self.network != "conv":
+            raise Unusable(
+                f"norm 'batch' is of convolutions, got network {self.network!r}; take 'conv', or leave it out"
+            )
         self.generator = Generator(
             domain, condition, self.latent_dim, network=self.network, hidden=hidden, width=width, norm=norm
         )
@@ -129,9 +133,9 @@ class Game(nn.Module):
             fake = self.generator(self.noise(n, generator), c).to(real)
         return real, self.seen(fake, generator), c
 
-    def judged(self, real: Tensor, fake: Tensor, c: Tensor | None) -> tuple[Tensor, ...]:
-        """f of each, (B,), or of each pack."""
-        if not self.alone:
+    def judged(self, real: Tensor, fake: Tensor, c: Tensor | None, *, apart: bool = False) -> tuple[Tensor, ...]:
+        """f of each, (B,), or of each pack; from one pass, unless ``apart``."""
+        if apart or not self.alone:
             return self.critic(real, c), self.critic(fake, c)
         return self.critic(torch.cat([real, fake]), None if c is None else torch.cat([c, c])).chunk(2)
 
@@ -143,12 +147,14 @@ class Game(nn.Module):
         packs = len(real) // m
         b = max(1, round(share * packs))
         # spread over the batch, not its first rows: so the pieces of a batch look at what the whole would
-        i = torch.arange(b, device=real.device) * packs // b
-        i = (i[:, None] * m + torch.arange(m, device=real.device)).flatten()
+        step, uneven = divmod(packs, b)
+        rows = torch.arange(b, device=real.device) * packs // b if uneven else slice(None, None, step)
+        real, fake = (y.unflatten(0, (packs, m))[rows] for y in (real, fake))
+        c = None if c is None else c.unflatten(0, (packs, m))[rows].flatten(0, 1)
         epsilon = rand((b, *[1] * (real.ndim - 1)), generator=generator, device=real.device)
         with torch.enable_grad():
-            x_hat = torch.lerp(fake[i], real[i], epsilon.to(real).repeat_interleave(m, dim=0)).requires_grad_()
-            f = self.critic(x_hat, None if c is None else c[i])
+            x_hat = torch.lerp(fake, real, epsilon.to(real)).flatten(0, 1).requires_grad_()
+            f = self.critic(x_hat, c)
             (square,) = self.squared_slopes(f.sum(), x_hat)
             # the small term keeps the root differentiable where f is flat
             return (square + 1e-12).sqrt()
@@ -221,8 +227,6 @@ def _check_choices(
     if not isinstance(domain, Images):
         if network in ("conv", "residual"):
             raise Unusable(f"network {network!r} needs images, got {domain.kind}; take 'mlp' or 'auto'")
-        if norm == "batch":
-            raise Unusable(f"norm 'batch' is of convolutions and needs images, got {domain.kind}; leave it out")
         if augment:
             raise Unusable(f"augment changes pictures, got {domain.kind}; leave it out")
 
