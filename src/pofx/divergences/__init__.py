@@ -3,11 +3,13 @@
 from pofx.divergences.gaussians import frechet, moments
 from pofx.divergences.mmd import inverse_multiquadratics, kernel_distance, mmd_squared
 from pofx.divergences.neighbours import PRDC, memorisation, nearest_distance, prdc
+from pofx.divergences.ranks import auc
 from pofx.divergences.spectra import lost_energy, power_spectrum
 from pofx.divergences.wasserstein import sliced_wasserstein, wasserstein_1d, wasserstein_exact
 
 __all__ = [
     "PRDC",
+    "auc",
     "frechet",
     "inverse_multiquadratics",
     "kernel_distance",
