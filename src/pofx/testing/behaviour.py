@@ -111,7 +111,9 @@ def _draws(model: Any, domain: Domain, x: Tensor, c: Tensor | None) -> dict[str,
     if Encodes in able:
         draws["encode"] = lambda g: model.encode(x, c, generator=g)
     if Encodes in able and Decodes in able:
-        draws["decode's sample"] = lambda g: model.decode(model.encode(x, c), c).sample(generator=g)
+        with torch.no_grad():
+            z = model.encode(x, c)  # once: it may be a search
+        draws["decode's sample"] = lambda g: model.decode(z, c).sample(generator=g)
     if Completes in able:
         for what, known in masks(domain):
             if model.completes(known):

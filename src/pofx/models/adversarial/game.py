@@ -100,7 +100,7 @@ class Game(nn.Module):
     def encode(
         self, x: Tensor, condition: Tensor | None = None, *, generator: Rng | None = None
     ) -> Float[Tensor, "B K"]:
-        """The z whose g(z) is nearest to x, searched for at the cost of 200 steps of g; nothing is drawn."""
+        """The z whose g(z) is nearest to x, searched for at the cost of 100 steps of g; nothing is drawn."""
         c = self.given(x, condition)
         with evaluating(self.generator):
             return inverted(self.generator, self.centred(x), c, self.latent_dim)
