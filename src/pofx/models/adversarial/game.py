@@ -76,6 +76,8 @@ class Game(nn.Module):
             minibatch_std=minibatch_std, spectral=spectral_norm,
         )  # fmt: skip
         self.standardise = Standardise(domain.dim) if isinstance(domain, Vectors) else None
+        if spectral_norm:
+            self.biased_gradient = "a weight's largest singular value is found step by step, and moves as it is asked"
         self.alone = self.critic.alone
         if not self.alone:
             self.whole_batch = "points are judged beside others of their batch, so pieces have other neighbours"
