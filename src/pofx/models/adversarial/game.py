@@ -27,7 +27,8 @@ class Game(nn.Module):
     """A generator g makes points of noise z, a critic f scores points. Abstract: a model says what they learn.
 
     Inside, pictures are dequantised to [-1, 1) and vectors standardised; what g makes is quantised only in ``sample``.
-    ``slope_is_one`` says that f is to be 1-Lipschitz, as a Wasserstein critic is.
+    ``slope_is_one`` says that a penalty wants f's slope to be 1, ``logits`` that sigmoid(f), or that of a difference of
+    two f, is a probability.
 
     Args:
         latent_dim: K, size of the noise z that a sample is made from; left out: 16 for pictures, D for vectors.
@@ -43,6 +44,7 @@ class Game(nn.Module):
     """
 
     slope_is_one = False
+    logits = False
 
     def __init__(
         self,
@@ -133,18 +135,23 @@ class Game(nn.Module):
 
     @torch.no_grad()
     def meters(self, x: Tensor, condition: Tensor | None = None) -> dict[str, Tensor]:
-        """Of the critic: its gap between real and generated points, the share of pairs that it tells apart, its slope
-        between them (``gradient_norm`` where it is to be one). Of samples: their total standard deviation relative to
-        the data's.
+        """Of the critic: its gap between real and generated points, the share of pairs that it tells apart, how sure it
+        is of them, its slope between them (``gradient_norm`` where it is to be one), and the largest found, in slopes
+        and in differences: it is that of no critic of a smaller Lipschitz constant. Of samples: their total standard
+        deviation relative to the data's.
         """
         c, rng = self.given(x, condition), stream(0, "meters", device=x.device)
         real, fake, c = self.pairs(x, c, rng)
         f_real, f_fake = self.judged(real, fake, c)
-        slope = self.slope_between(real, fake, c, rng, share=0.25).mean().detach()
+        slopes = self.slope_between(real, fake, c, rng, share=0.25).detach()
+        apart = packed(real - fake, self.packing).flatten(1).norm(dim=1).clamp_min(1e-12)
+        sure = {"critic_sure": (f_real[:, None] - f_fake).sigmoid().mean()} if self.logits else {}
         return {
             "gap": f_real.mean() - f_fake.mean(),
             "critic_accuracy": (f_real[:, None] > f_fake).to(f_real.dtype).mean(),
-            "gradient_norm" if self.slope_is_one else "critic_slope": slope,
+            **sure,
+            "gradient_norm" if self.slope_is_one else "critic_slope": slopes.mean(),
+            "critic_lipschitz": torch.cat([slopes, (f_real - f_fake).abs() / apart]).max(),
             "sample_spread": _spread(fake) / _spread(real).clamp_min(1e-12),
         }
 
