@@ -22,6 +22,7 @@ IN_A_ROW = 3
 RECOVERED = 20  # rows without a finding after which a rule may ring again: about a tenth of a run
 ENOUGH = 30  # losses, to tell a slow start in noise from none
 SETTLED = 0.25  # share of the steps after which a reading is no longer that of an untrained network
+LATE = 0.95
 ONLY = ("model",)  # the players of maximum likelihood, whose loss falls; a game's need not
 
 
@@ -223,7 +224,7 @@ def mode_collapse(rows: History, planned: int) -> str:
     """Samples spread under a tenth as far as the data do, or are of a third of its classes, and no more than before.
 
     A generator begins in a point, which is of one class: classes count once samples spread half as far as the data do,
-    and in the last quarter of the run.
+    and when the run ends.
     """
     spread, modes = meter(rows, "sample_spread", planned), meter(rows, "modes", planned)
     if spread and max(spread) < 0.1 and not grows(spread):
@@ -320,8 +321,8 @@ def settled(rows: History, planned: int) -> bool:
 
 
 def late(rows: History, planned: int) -> bool:
-    """Whether three quarters of the steps are done."""
-    return rows[-1]["step"] >= (1 - SETTLED) * planned
+    """Whether the run is about to end."""
+    return rows[-1]["step"] >= LATE * planned
 
 
 def grows(values: Sequence[float]) -> bool:
