@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import pofx
 from pofx import data as sources
 from pofx.catalogue import find
+from pofx.conditions import Classes
 from pofx.data.dataset import Data
 from pofx.domains import Domain
 from pofx.errors import Unusable
@@ -29,7 +31,7 @@ from pofx.preparing import (
     split_seed,
     trainer_for,
 )  # fmt: skip
-from pofx.protocols import Samples, capabilities
+from pofx.protocols import Judges, Samples, capabilities
 from pofx.reading import Reading
 from pofx.rendering import Sampled, natural_suffix
 from pofx.runs import CHUNK, FORMAT, STATE, Run, chosen_device, fitting_together, lasting, load, named_after, reading
@@ -217,6 +219,8 @@ def _course(folder: Path, config: dict[str, Any], trainer: Trainer, data: Data, 
     course = Course(trainer, validation, save=lambda good: None, restore=lambda: None, watcher=watcher)
     course.budget = settings.budget
     course.watched = (x[:METER_ROWS], None if c is None else c[:METER_ROWS]) if trainer.players else None
+    if course.watched is not None and {Judges, Samples} <= capabilities(trainer.model) and not world.sharded:
+        course.labels = _labels(config, data, course.watched[0])
     home = folder / "checkpoint"
     course.save = lambda good: _save(folder, config, course, good=good)
     course.restore = lambda: trainer.load(_placed(_read(home / GOOD), trainer))
@@ -224,6 +228,20 @@ def _course(folder: Path, config: dict[str, Any], trainer: Trainer, data: Data, 
     if Samples in capabilities(trainer.model) and long and world.leads and not world.sharded:
         course.draw = _drawer(folder, config, trainer, data)
     return course
+
+
+def _labels(config: dict[str, Any], data: Data, x: Tensor) -> Tensor | None:
+    """Classes of x, the first validation rows, also where the model is not told them; None where there are none."""
+    if data.condition is None and "class" in data.offers and config.get("features") is None:
+        try:
+            options = config["source_options"] | {"condition": "class"}
+            data = sources.load(config["origin"], seed=config["data_seed"], **options)
+        except Unusable:  # a class that is held out alone, say: no reason not to train on the rest
+            return None
+    rows, c = data.validation.rows()
+    if not isinstance(data.condition, Classes) or c is None or not rows[: len(x)].equal(x.to(rows.device)):
+        return None
+    return c[: len(x)].to(x.device)
 
 
 def _drawer(folder: Path, config: dict[str, Any], trainer: Trainer, data: Data) -> Callable[[int], None]:

@@ -360,7 +360,8 @@ def _add_flag(
     elif get_origin(kind) is Literal:
         group.add_argument(flag, choices=get_args(kind), default=None, help=text)
     elif isinstance(kind, tuple):
-        group.add_argument(flag, type=_numbers(kind[0]), default=None, metavar="N,N", help=text)
+        several, words = _several(kind[0]), get_args(kind[0])
+        group.add_argument(flag, type=several, default=None, metavar=",".join(words) or "N,N", help=text)
     else:
         group.add_argument(flag, type=_finite if kind is float else kind, default=None, help=text)
 
@@ -375,12 +376,19 @@ def _finite(text: str) -> float:
 _finite.__name__ = "float"  # what argparse calls it where a text is no number at all
 
 
-def _numbers(kind: type) -> Callable[[str], tuple[Any, ...]]:
-    def numbers(text: str) -> tuple[Any, ...]:
-        return tuple(kind(part) for part in text.split(",") if part)
+def _several(kind: Any) -> Callable[[str], tuple[Any, ...]]:
+    """What reads numbers, or words of a Literal, with commas between them."""
+    words = get_args(kind)
 
-    numbers.__name__ = f"list of {kind.__name__}"
-    return numbers
+    def several(text: str) -> tuple[Any, ...]:
+        parts = [part for part in text.split(",") if part]
+        unknown = [part for part in parts if words and part not in words]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"must be some of {', '.join(words)}, got {unknown[0]}")
+        return tuple(parts if words else map(kind, parts))
+
+    several.__name__ = "list of words" if words else f"list of {kind.__name__}"
+    return several
 
 
 def _shown(default: Any) -> str:

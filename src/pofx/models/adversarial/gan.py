@@ -90,7 +90,8 @@ class GAN(Game):
         self.value = VALUES[loss]
         self.critic_steps, self.r1, self.r2, self.penalty, self.penalised = critic_steps, r1, r2, penalty, penalised
         self.weight_clip = weight_clip
-        self.slope_is_one = loss == "wasserstein"
+        self.slope_is_one = penalty > 0
+        self.logits = loss in ("saturating", "non-saturating", "relativistic")
         if weight_clip:
             self.clip({}, Progress(0, 1))
         self.recipe = _recipe(domain, self.network, spectral_norm)
