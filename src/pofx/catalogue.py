@@ -65,7 +65,7 @@ class Entry:
                 f"for these there are: {', '.join(e.name for e in entries().values() if domain.kind in e.domains)}"
             )
         known = self.hyperparameters()
-        for name in arguments:
+        for name in arguments.keys() - {"source"}:
             if name not in known:
                 raise Unusable(f"{self.name} has no argument {name!r}{nearest(name, known)}")
         return self.load()(domain, condition=condition, **{**self.arguments, **arguments})

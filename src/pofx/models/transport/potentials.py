@@ -73,10 +73,11 @@ class InputConvex(nn.Module):
 
     def __init__(self, dim: int, hidden: Sequence[int], *, context: int = 0) -> None:
         super().__init__()
-        self.inputs = nn.ModuleList(nn.Linear(dim, n) for n in hidden)
+        inputs = [nn.Linear(dim, n) for n in hidden]
         self.contexts = nn.ModuleList(nn.Linear(context, n, bias=False) for n in hidden) if context else None
         self.raw = nn.ParameterList(nn.Parameter(torch.randn(n, m)) for m, n in zip(hidden, [*hidden[1:], 1]))
-        for layer in self.inputs:  # so wide that softplus is bent within the data
+        self.inputs = nn.ModuleList(inputs)
+        for layer in inputs:  # so wide that softplus is bent within the data
             nn.init.normal_(layer.weight, std=1 / math.sqrt(dim))
             nn.init.normal_(layer.bias)
 

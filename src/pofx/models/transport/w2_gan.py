@@ -72,9 +72,8 @@ class W2GAN(nn.Module):
         self.target, self.origin = Standardise(domain.dim), Standardise(domain.dim)
         # The weights of a convex network are logarithms, nearly, and want larger steps.
         rate = 3e-2 if network == "convex" else 1e-2
-        self.recipe: dict[str, Any] = {
-            "optimiser": "adam", "batch_size": 512, "learning_rate": rate, "schedule": "cosine", "clip": 0.0, "ema": 0.1,
-        }  # fmt: skip
+        shared = {"optimiser": "adam", "schedule": "cosine", "clip": 0.0, "ema": 0.1}
+        self.recipe: dict[str, Any] = shared | {"batch_size": 512, "learning_rate": rate}
         self.biased_gradient = "the maximiser in the conjugate is held, which is right where it is exact"
 
     @torch.no_grad()
@@ -93,7 +92,7 @@ class W2GAN(nn.Module):
         rows = self.source.sample(ROWS, generator=generator)
         if rows.shape[1:] != x.shape[1:]:
             raise Unusable(
-                f"w2-gan maps vectors of one size, got a source of {rows.shape[1]} and a target of {x.shape[1]} numbers; "
+                f"w2-gan maps vectors of one size, got a source of {rows.shape[1]} and a target of {x.shape[1]}; "
                 "choose the same columns of both"
             )
         self.origin.mean.copy_(rows.mean(0))
