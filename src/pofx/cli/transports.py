@@ -65,7 +65,8 @@ def _draw(run: Run, options: argparse.Namespace) -> dict[str, Any]:
     x = _source_rows(run, min(options.n, ARROWS))
     mapped = _mapped(run, x, options.condition)
     y = run.data.test.rows()[0][:2000]
-    write_whole(Path(options.output), lambda path: _write_arrows(path, x, mapped, y, columns_of(run.domain)))
+    names = columns_of(run.domain)
+    write_whole(Path(options.output), lambda path: _write_arrows(path, x, mapped, y, names))
     printer(options)(f"{len(x)} rows and where {run.name} takes them: {options.output}")
     return {"n": len(x), "output": options.output}
 
