@@ -2,11 +2,12 @@
 
     python benchmarks/transport.py --dims 2,4,8,16,32,64
 
-Two truths, both known exactly, learnt by one network with one recipe from draws that never repeat:
+Three truths, each known exactly, learnt by one network with one recipe from draws that never repeat:
 
 ``normals``  from N(0, S) to N(0, S'), of which each root is a random rotation times numbers log-spaced 0.5 to 2, as in
              Korotin et al. 2021, arXiv:1909.13082; T* is Bures'.
-``convex``   from N(0, I) to its image under T* = grad psi, psi a strongly convex log-sum-exp of 8 random quadratics.
+``convex``   from N(0, I) to its image under T* = grad psi, psi a strongly convex log-sum-exp of 4 random quadratics.
+``sharp``    the same of 8 quadratics farther apart, with half the temperature: most points lie within one of them.
 
 Beside the figure, on 2^14 fresh points: that of the best map known without learning, between the two laws as normals.
 """
@@ -14,6 +15,7 @@ Beside the figure, on 2^14 fresh points: that of the best map known without lear
 import argparse
 import math
 import time
+from functools import partial
 
 import torch
 
@@ -23,7 +25,7 @@ from pofx.randomness import seeded_init, stream
 from pofx.train.loop import Trainer
 from pofx.train.settings import settings_from
 
-FRESH, PIECES = 2**14, 8
+FRESH = 2**14
 
 
 def rotation(dim, generator):
@@ -65,15 +67,18 @@ class Normals:
 
 
 class Convex:
-    """A standard normal and its image under grad psi, psi = 0.1 |x|^2 + tau log sum_k exp(q_k(x) / tau)."""
+    """A standard normal and its image under grad psi, psi = 0.1 |x|^2 + tau log sum_k exp(q_k(x) / tau).
 
-    def __init__(self, dim, generator):
-        self.dim, self.tau = dim, math.sqrt(dim) / 4
-        self.centres = torch.randn(PIECES, dim, generator=generator)
-        slopes = 0.25 * 8 ** torch.rand(PIECES, dim, generator=generator)
-        turns = torch.stack([rotation(dim, generator) for _ in range(PIECES)])
+    The slopes of each quadratic q_k are log-uniform from 0.25 to 2, in directions of its own.
+    """
+
+    def __init__(self, dim, generator, *, pieces=4, apart=0.5, temperature=0.5):
+        self.dim, self.tau = dim, temperature * math.sqrt(dim)
+        self.centres = apart * torch.randn(pieces, dim, generator=generator)
+        slopes = 0.25 * 8 ** torch.rand(pieces, dim, generator=generator)
+        turns = torch.stack([rotation(dim, generator) for _ in range(pieces)])
         self.curves = turns * slopes[:, None] @ turns.mT
-        self.levels = torch.zeros(PIECES)
+        self.levels = torch.zeros(pieces)
         self.levels = -self._pieces(self.source(FRESH, generator))[0].mean(0)  # so that all have their share
 
     def _pieces(self, x):
@@ -91,6 +96,9 @@ class Convex:
     def map(self, x):
         values, gradients = self._pieces(x)
         return 0.2 * x + torch.einsum("nk,knd->nd", (values / self.tau).softmax(1), gradients)
+
+
+TRUTHS = {"normals": Normals, "convex": Convex, "sharp": partial(Convex, pieces=8, apart=1.0, temperature=0.25)}
 
 
 class Source:
@@ -161,9 +169,9 @@ def judged(truth, model, seed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dims", default="2,4,8,16,32,64")
-    parser.add_argument("--truths", default="normals,convex")
+    parser.add_argument("--truths", default="normals,convex,sharp")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--hidden", default="128,128")
     parser.add_argument("--network", default="free")
     parser.add_argument("--threads", type=int, default=1)
@@ -174,7 +182,7 @@ def main():
     for dim in map(int, options.dims.split(",")):
         for name in options.truths.split(","):
             for seed in range(options.seeds):
-                truth = {"normals": Normals, "convex": Convex}[name](dim, stream(seed, f"{name} {dim}"))
+                truth = TRUTHS[name](dim, stream(seed, f"{name} {dim}"))
                 trainer, seconds = learnt(truth, seed, options.steps, hidden, options.network)
                 with trainer.weights():
                     figures = judged(truth, trainer.model, seed)

@@ -42,7 +42,7 @@ class W2GAN(nn.Module):
         network: of the potential: "free", or "convex" by the signs of its weights, which is convex everywhere, trained
             or not, and takes longer to be as near.
         strong_convexity: alpha, of the quadratic that the potential stands on.
-        conjugate_steps: of L-BFGS, for each row and step of training.
+        conjugate_steps: of L-BFGS, for each row and step of training; too few, and the potential learns to cheat them.
         units: that distance is measured in: each of the "columns" in its own standard deviation, that of the target, or
             all in a "common" one, so that the cost is that of the columns as they are.
     """
@@ -56,7 +56,7 @@ class W2GAN(nn.Module):
         hidden: tuple[int, ...] = (128, 128),
         network: Network = "free",
         strong_convexity: float = 0.05,
-        conjugate_steps: int = 3,
+        conjugate_steps: int = 8,
         units: Units = "columns",
     ) -> None:
         super().__init__()
@@ -196,4 +196,4 @@ def _check(hidden: tuple[int, ...], network: str, strong_convexity: float, conju
     if not 0 < strong_convexity < 1:
         raise Unusable(f"w2-gan needs strong_convexity in (0, 1), got {strong_convexity}; 0.05 is usual")
     if conjugate_steps < 1:
-        raise Unusable(f"w2-gan needs conjugate_steps of at least 1, got {conjugate_steps}; 3 is usual")
+        raise Unusable(f"w2-gan needs conjugate_steps of at least 1, got {conjugate_steps}; 8 is usual")
