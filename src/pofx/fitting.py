@@ -20,6 +20,7 @@ from pofx.errors import Unusable
 from pofx.files import share, write_json
 from pofx.frozen import autoencoder_run, require_unchanged
 from pofx.nn.modes import evaluating
+from pofx.origins import recorded_origin
 from pofx.preparing import (
     DRAW_BUDGET,
     adapted,
@@ -70,6 +71,7 @@ def fit(
     data: Data | None = None,
     data_seed: int | None = None,
     features: str | None = None,
+    from_source: str | None = None,
     logger: str | tuple[str, ...] | None = None,
     watch: Watcher | None = None,
     **given: Any,
@@ -95,6 +97,7 @@ def fit(
             ``latent`` that of the autoencoder, which must not have learnt from what the prior is tested on.
         features: RUN:layer, to learn from the activations of a module of another run over the source, split as it was
             for that run. Without a layer, from the ``features`` of its model.
+        from_source: the data that the model maps onto ``source``, of as many numbers a row; without them noise.
         logger: "tensorboard", "wandb", "trackio", or several with commas: they get each row of the history.
         watch: hears how it goes.
         given: training settings, options of the source, and the model's own arguments, by name.
@@ -102,6 +105,8 @@ def fit(
     watcher = with_loggers(watch or Watcher(), logger)
     given_budget = {} if budget is None else {"budget": seconds(budget)}
     arguments, source_options, chosen = sorted_arguments(find(model), given)
+    if from_source is not None and (latent is not None or features is not None):
+        raise Unusable("--from maps rows as they are, got --latent or --features beside it; leave one of them out")
     autoencoder = None if latent is None else autoencoder_run(latent, find(model))
     chosen |= given_budget | ({} if steps is None else {"steps": steps})
     settings_from({}, chosen)  # what is wrong with them is said before anything is loaded
@@ -111,7 +116,8 @@ def fit(
     if devices > 1:
         made = launched(
             _fitted, devices, watcher, model, source, out=out, steps=steps, budget=budget, condition=condition,
-            latent=latent, seed=seed, device=device, strategy=strategy, data_seed=data_seed, features=features, **given,
+            latent=latent, seed=seed, device=device, strategy=strategy, data_seed=data_seed, features=features,
+            from_source=from_source, **given,
         )  # fmt: skip
         return load(made, device=device)
     with joined(strategy, device) as world, _deterministic(bool(chosen.get("deterministic"))):
@@ -133,6 +139,10 @@ def fit(
         } | described(data, autoencoder)
         if through is not None:
             config |= {"features": through.written, "features_identity": through.identity}
+        if from_source is not None:
+            config["from_source"] = recorded_origin(
+                from_source, lasting(from_source), find(model), data.domain, seed=data_seed
+            )
         watcher = watcher if world.leads else Watcher()
         network = adapted(config, data, world.device)
         settings = settings_for(network, chosen, len(data.train))

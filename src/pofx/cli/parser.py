@@ -136,6 +136,9 @@ def _training_flags(parser: Parser, arguments: list[str]) -> None:
         metavar="RUN:LAYER",
         help="learn from what a module of another run's model puts out for the source",
     )
+    parser.add_argument(
+        "--from", dest="from_source", metavar="SOURCE", help="of a model that maps: the data it maps from (noise)"
+    )
     if config:  # unsaid, so that what the file says stands
         parser.set_defaults(seed=None, device=None, condition=None, devices=None, strategy=None)
     _source_flags(parser)
@@ -244,9 +247,10 @@ def _traverse(parser: Parser, arguments: list[str]) -> None:
 
 def _map(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("run", metavar="RUN")
+    parser.add_argument("file", metavar="FILE", nargs="?", help="of a run that maps one data set to another: its rows")
     parser.add_argument("-n", type=int, default=2000, metavar="N", help="test observations, at most (2000)")
     parser.add_argument("--grid", action="store_true", help="beside it, pictures decoded all over a latent of two")
-    _latent_flags(parser, ".png")
+    _latent_flags(parser, ".png; where the rows of FILE go: .csv or .npy too")
 
 
 def _latent_flags(parser: Parser, files: str) -> None:
@@ -325,7 +329,7 @@ _COMMANDS: Mapping[str, tuple[str, Callable[[Parser, list[str]], None]]] = {
     "reconstruct": ("through the latent and back", _run_source),
     "interpolate": ("walk between observations in latent space", _interpolate),
     "traverse": ("what each dimension of the latent does", _traverse),
-    "map": ("the test split in the latent, in two dimensions", _map),
+    "map": ("the test split in the latent, in two dimensions; or where rows are mapped to", _map),
     "complete": ("fill in the rest of a text or a picture", _complete),
     "compress": ("a text or observations into a file, without loss", _compress),
     "decompress": ("what was compressed, as it was", _decompress),
