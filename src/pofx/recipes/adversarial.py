@@ -15,24 +15,28 @@ RECIPES = (
         "pairs judged together, slopes held (R1 + R2), the critic told the class by projection",
         model="r3gan",
         source="mnist",
-        given={**_SMALL, "r1": 0.1, "r2": 0.1, "condition": "class", "steps": 4000},
-        time="20 min",
+        given={**_SMALL, "r1": 0.1, "r2": 0.1, "condition": "class", "steps": 4736},
+        time="6 min",
         machine="one core",
-        expected=Expected(0.95, "", "statistic", metric="conditional accuracy"),
+        expected=Expected(
+            0.95, "", "statistic", measured="one thread, 5 CPU minutes, 1 seed: 0.985", metric="conditional accuracy"
+        ),
         samples=1000,
-        beside="a judge of our own counts, so that no published figure is of the same",
+        beside="real test rows have the judge's own accuracy, 0.993",
     ),
     Recipe(
         "classes-fashion-mnist",
         "the same of garments",
         model="r3gan",
         source="fashion-mnist",
-        given={**_SMALL, "r1": 0.1, "r2": 0.1, "condition": "class", "steps": 4000},
-        time="20 min",
+        given={**_SMALL, "r1": 0.1, "r2": 0.1, "condition": "class", "steps": 13_809},
+        time="15 min",
         machine="one core",
-        expected=Expected(0.85, "", "statistic", metric="conditional accuracy"),
+        expected=Expected(
+            0.85, "", "statistic", measured="one thread, 14 CPU minutes, 1 seed: 0.918", metric="conditional accuracy"
+        ),
         samples=1000,
-        beside="a judge of our own counts, so that no published figure is of the same",
+        beside="real test rows have the judge's own accuracy, 0.917",
     ),
     Recipe(
         "stacked-mnist-pairs",
