@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from pofx.divergences.checks import check_points, check_weights
+from pofx.divergences.checks import check_order, check_points, check_weights
 from pofx.divergences.scaling import Problem, solve
 from pofx.errors import Unusable
 
@@ -179,8 +179,7 @@ def _between(
 def _check_settings(epsilon: float, p: float, tolerance: float, max_steps: int, block: int | None) -> None:
     if not 0 < epsilon < math.inf:
         raise Unusable(f"epsilon must be above zero and finite, got {epsilon}; 0.05 of the mean cost is common")
-    if not 1 <= p < math.inf:
-        raise Unusable(f"p must be at least 1 and finite, got {p}; 2 is the squared distance")
+    check_order(p, finite="a plan sums costs")
     if not 0 < tolerance < math.inf:
         raise Unusable(f"tolerance must be above zero and finite, got {tolerance}; 1e-4 is common")
     if max_steps < 1 or (block is not None and block < 1):
