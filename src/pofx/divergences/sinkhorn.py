@@ -73,7 +73,9 @@ def sinkhorn(
     max_steps: int = 2000,
     block: int | None = None,
 ) -> EntropicTransport:
-    r"""Entropic transport between samples at the cost $|x - y|^p$.
+    r"""Entropic transport between samples at the cost $|x - y|^p$: their value from below, within the tolerance.
+
+    As an estimate of the laws' value it is too large on average; between x and x it is not zero.
 
     Source: Cuturi 2013, arXiv:1306.0895; the gradient: Feydy et al. 2019, arXiv:1810.08278, section 3.2.
 
@@ -133,6 +135,9 @@ def sinkhorn_divergence(
 
     For p from 1 to 2 it is zero for equal laws alone and never below, but for the tolerance. For epsilon to 0 it is
     $W_p^p$, to infinity $\mathrm{E} |x - y|^p - \frac{1}{2} \mathrm{E} |x - x'|^p - \frac{1}{2} \mathrm{E} |y - y'|^p$.
+
+    Between the samples it is right within the tolerance; as an estimate of the laws' it is too large on average, by
+    about 1/n for equal laws and a fixed epsilon.
 
     Source: Feydy et al. 2019, arXiv:1810.08278, eq. 3 and theorem 1.
 
