@@ -156,7 +156,7 @@ def _check_normals(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor)
 def _check_covariance(cov: Float[Tensor, "*S F F"], name: str) -> None:
     """Symmetric and positive semidefinite, but for rounding of float32, in units of the total variance."""
     total = cov.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-    ridged = cov + _ROUNDING * total.clamp(min=torch.finfo(cov.dtype).tiny) * torch.eye(cov.shape[-1]).to(cov)
+    ridged = cov + _ROUNDING * total.clamp(min=1e-300) * torch.eye(cov.shape[-1]).to(cov)
     uneven = (cov - cov.mT).abs() > _ROUNDING * total
     if uneven.any() or torch.linalg.cholesky_ex(ridged).info.any():
         raise Unusable(

@@ -38,7 +38,8 @@ def mmd_squared(
         biased: the V-statistic.
         weights_x, weights_y: of the samples; None: equal.
     """
-    check_rows(1 if biased else 2, "give more of them, or biased=True for one", x=x, y=y)
+    cure = "give more of them" + ", or biased=True for one" * (not biased)
+    check_rows(1 if biased else 2, cure, x=x, y=y)
     a = None if weights_x is None else check_weights(weights_x, len(x), "weights_x", like=x)
     b = None if weights_y is None else check_weights(weights_y, len(y), "weights_y", like=y)
     return _within(kernel(x, x), a, biased) + _within(kernel(y, y), b, biased) - 2 * _between(kernel(x, y), a, b)
