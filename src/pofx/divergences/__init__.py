@@ -23,6 +23,7 @@ from pofx.divergences.kernels import (
 )
 from pofx.divergences.mmd import energy_distance, energy_distance_1d, kernel_distance, mmd, mmd_squared
 from pofx.divergences.neighbours import PRDC, memorisation, nearest_distance, prdc
+from pofx.divergences.ranks import auc
 from pofx.divergences.sinkhorn import EntropicTransport, sinkhorn, sinkhorn_divergence, sinkhorn_matrix
 from pofx.divergences.spectra import lost_energy, power_spectrum
 from pofx.divergences.two_sample import TwoSampleTest, classifier_two_sample_test
@@ -38,6 +39,7 @@ __all__ = [
     "OptimalTransport",
     "TwoSampleTest",
     "alpha_divergence",
+    "auc",
     "classifier_two_sample_test",
     "displacement",
     "distance_kernel",

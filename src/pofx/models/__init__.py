@@ -24,6 +24,7 @@ _HOMES = {
     "LadderVAE": "autoencoders.ladder_vae",
     "GAN": "adversarial.gan",
     "FlowMatching": "diffusion.flow_matching",
+    "W2GAN": "transport.w2_gan",
     "Latent": "composed.latent",
     "Marginals": "baselines.marginals",
     "Gaussian": "baselines.gaussian",
