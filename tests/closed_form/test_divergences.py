@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 
-from pofx.divergences import memorisation, nearest_distance, prdc
+from pofx.divergences import auc, memorisation, nearest_distance, prdc
 from pofx.errors import Unusable
 from pofx.randomness import stream
 
@@ -40,6 +40,8 @@ def test_bad_input_is_one_line():
         (lambda: inspect.unwrap(nearest_distance)(x, y[:, :1]), r"x and among must have the same columns"),
         (lambda: nearest_distance(x, y[:0]), r"among needs at least 1 row, got 0"),
         (lambda: memorisation(x, y, y[:1], x), r"held_out needs at least 2 rows, got 1"),
+        (lambda: auc(x[:1, 0], y[:, 0]), r"a needs at least 2 rows, got 1"),
+        (lambda: auc(x[:, 0], y[:, 0] / 0), r"b must be finite"),
     ):
         with pytest.raises(Unusable, match=match) as error:
             wrong()
