@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from pofx.divergences.checks import check_points, check_weights
+from pofx.divergences.checks import check_columns, check_order, check_points, check_rows, check_weights
 from pofx.errors import Unusable
 
 
@@ -35,7 +35,7 @@ def wasserstein_1d(
     tensor(3.)
     """
     check_order(p)
-    check_columns(x, y)
+    check_columns(x=x, y=y)
     if weights_x is None and weights_y is None:
         return _power_mean(*_equal_steps(x.sort(0).values, y.sort(0).values), p)
     gap, width = _weighted_steps(x.flatten(1) if x.ndim > 1 else x[:, None], y.flatten(1) if y.ndim > 1 else y[:, None],
@@ -94,7 +94,7 @@ def max_sliced_wasserstein(
         weights_x, weights_y: of the samples; None: equal.
     """
     check_points(x=x, y=y)
-    _check_slices(x, y, p, restarts=restarts)
+    _check_slices(x, y, p, restarts=restarts, steps=steps)
     of_x = check_weights(weights_x, len(x), "weights_x", like=x)
     of_y = check_weights(weights_y, len(y), "weights_y", like=x)
     weights = {} if weights_x is None and weights_y is None else {"weights_x": of_x, "weights_y": of_y}
@@ -123,29 +123,6 @@ def max_sliced_wasserstein(
         value, length = torch.where(better, found, value), length * torch.where(better, 2.0, 0.5)
     best = theta[:, value.argmax()]
     return along(best[:, None], x, y)[0], best
-
-
-def check_order(p: float) -> None:
-    """p is the order of a metric: at least 1.
-
-    Raises: ``Unusable`` below 1 and for NaN.
-    """
-    if not p >= 1:
-        raise Unusable(f"p must be at least 1, got {p}; below it W_p is no metric: use p=1")
-
-
-def check_columns(x: Tensor, y: Tensor) -> None:
-    """Real numbers, at least a row on each side, of equal columns; no value is read.
-
-    Raises: ``Unusable`` for anything else.
-    """
-    if not (x.is_floating_point() and y.is_floating_point()):
-        raise Unusable(f"samples must be real numbers, got {x.dtype} and {y.dtype}; use .double()")
-    if not (x.ndim and y.ndim and len(x) and len(y) and x.shape[1:] == y.shape[1:]):
-        raise Unusable(
-            f"x and y must have at least one row each and the same columns, got shapes {tuple(x.shape)} and "
-            f"{tuple(y.shape)}; give both the same columns"
-        )
 
 
 def root(power: Float[Tensor, "*S"], p: float) -> Float[Tensor, "*S"]:
@@ -183,7 +160,7 @@ def _weighted_steps(
 
 def _sorted_levels(x: Float[Tensor, "N C"], w: Tensor | None, name: str) -> tuple[Tensor, Tensor, Tensor, float]:
     """Sorted columns; F at each, (C, N), summed in double precision; the least weight, and how finely it is known."""
-    known = torch.finfo(torch.float64 if w is None else w.dtype).eps
+    known = torch.finfo(w.dtype if isinstance(w, Tensor) and w.is_floating_point() else torch.float64).eps
     w = check_weights(w, len(x), name, like=x.new_empty(0).double())
     x, order = x.sort(0)
     return x, w[order.T].cumsum(1), torch.where(w > 0, w, 1.0).detach().min(), known
@@ -204,12 +181,8 @@ def _unit(theta: Float[Tensor, "F R"]) -> Float[Tensor, "F R"]:
 
 
 def _check_slices(x: Tensor, y: Tensor, p: float, **at_least_one: int) -> None:
-    check_columns(x, y)
-    if x.ndim != 2:
-        raise Unusable(f"directions are of rows (N, F), got shape {tuple(x.shape)}; use .flatten(1)")
-    check_order(p)
-    if math.isinf(p):
-        raise Unusable("slices have a p-th power to be averaged, and p is inf; use a finite p")
+    check_rows(x=x, y=y)
+    check_order(p, finite="slices have a p-th power to be averaged")
     for name, value in at_least_one.items():
         if value < 1:
             raise Unusable(f"{name} must be at least 1, got {value}; use more")
