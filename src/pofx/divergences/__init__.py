@@ -12,6 +12,7 @@ from pofx.divergences.f_divergences import (
 from pofx.divergences.gaussians import frechet, moments
 from pofx.divergences.information import donsker_varadhan, info_nce, normal_mutual_information, nwj
 from pofx.divergences.mmd import inverse_multiquadratics, kernel_distance, mmd_squared
+from pofx.divergences.modes import ModeCoverage, mode_coverage
 from pofx.divergences.neighbours import PRDC, memorisation, nearest_distance, prdc
 from pofx.divergences.spectra import lost_energy, power_spectrum
 from pofx.divergences.two_sample import TwoSampleTest, classifier_two_sample_test
@@ -23,6 +24,7 @@ __all__ = [
     "PRDC",
     "Estimated",
     "FDivergence",
+    "ModeCoverage",
     "TwoSampleTest",
     "alpha_divergence",
     "classifier_two_sample_test",
@@ -37,6 +39,7 @@ __all__ = [
     "lost_energy",
     "memorisation",
     "mmd_squared",
+    "mode_coverage",
     "moments",
     "nearest_distance",
     "normal_mutual_information",

@@ -23,6 +23,7 @@ _HOMES = {
     "SparseAutoencoder": "autoencoders.sparse_autoencoder",
     "LadderVAE": "autoencoders.ladder_vae",
     "GAN": "adversarial.gan",
+    "UnrolledGAN": "adversarial.unrolled_gan",
     "FlowMatching": "diffusion.flow_matching",
     "Latent": "composed.latent",
     "Marginals": "baselines.marginals",
