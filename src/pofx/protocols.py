@@ -190,6 +190,16 @@ class Infers(Protocol):
     def log_prior(self, z: Tensor, condition: Tensor | None = None) -> Tensor: ...
 
 
+class Judges(Protocol):
+    """Scores how real x looks, given a condition that it comes with: (L,), higher is more real, of no unit.
+
+    One score for each lot of consecutive rows that are judged together, which are rows by themselves (L = B) unless the
+    model says otherwise; what is left over of a lot has none.
+    """
+
+    def judge(self, x: Tensor, condition: Tensor | None = None) -> Tensor: ...
+
+
 class Represents(Protocol):
     """Features of x that a probe can read: (B, F)."""
 
@@ -233,7 +243,7 @@ class Watched(Protocol):
 
 CAPABILITIES: tuple[type, ...] = (
     Adapts, Learns, Plays, Samples, Scores, Chains, PseudoScores, Bounds, Estimates, Encodes, Decodes, Infers,
-    Represents, Completes, Aligns, Transports, Watched,
+    Judges, Represents, Completes, Aligns, Transports, Watched,
 )  # fmt: skip
 
 

@@ -9,9 +9,11 @@ from torch import Generator as Rng
 from torch import Tensor, nn
 
 from pofx.conditions import Condition, expand, rows_for
+from pofx.distributions import PointMass
 from pofx.domains import Images, Vectors
 from pofx.errors import Unusable
 from pofx.models.adversarial.augment import CHANGES, Kind, augment
+from pofx.models.adversarial.inversion import inverted
 from pofx.models.adversarial.networks import Conditioning, Critic, Generator, Network, packed
 from pofx.nn.conv import Norm
 from pofx.nn.modes import evaluating
@@ -91,6 +93,35 @@ class Game(nn.Module):
         c = rows_for(self.condition, condition, n, generator=generator)
         with evaluating(self.generator):
             return self.outside(self.generator(truncation * self.noise(n, generator), c))
+
+    @property
+    def latent_domain(self) -> Vectors:
+        """What z is: K numbers."""
+        return Vectors(self.latent_dim)
+
+    def encode(
+        self, x: Tensor, condition: Tensor | None = None, *, generator: Rng | None = None
+    ) -> Float[Tensor, "B K"]:
+        """The z whose g(z) is nearest to x, searched for at the cost of 100 steps of g; nothing is drawn."""
+        c = self.given(x, condition)
+        with evaluating(self.generator):
+            return inverted(self.generator, self.centred(x), c, self.latent_dim)
+
+    def decode(self, z: Float[Tensor, "B K"], condition: Tensor | None = None) -> PointMass:
+        """g(z) and no other x: of the density of x given z there is none."""
+        c = self.given(z, condition)
+        with evaluating(self.generator):
+            return PointMass(self.outside(self.generator(z, c)), len(self.domain.shape))
+
+    @torch.no_grad()
+    def judge(self, x: Tensor, condition: Tensor | None = None) -> Float[Tensor, "L"]:
+        """f of each x, higher for what looks real; where points are judged beside others, the mean of each lot."""
+        n, c = len(x) - len(x) % self.critic.lot, self.given(x, condition)
+        if not n:
+            return self.like.new_empty(0)
+        with evaluating(self.critic):
+            f = self.critic(self.centred(x[:n]), None if c is None else c[:n])
+        return f.view(-1, self.critic.lot // self.packing).mean(1)
 
     def features(self, x: Tensor) -> Float[Tensor, "B F"]:
         """The critic's last hidden layer, (B, hidden[-1]), of each x by itself (in a pack, of copies); without a
@@ -194,7 +225,7 @@ class Game(nn.Module):
     def given(self, x: Tensor, condition: Tensor | None) -> Tensor | None:
         """A row of the condition for each of x."""
         if self.condition is not None and condition is None:
-            raise Unusable("a conditional game learns from pairs, got no condition; give one row per observation")
+            raise Unusable("a conditional game learns from pairs, got no condition; give one row of it per observation")
         return expand(self.condition, condition, len(x))
 
     @property
