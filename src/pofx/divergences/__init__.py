@@ -21,14 +21,7 @@ from pofx.divergences.kernels import (
     median_bandwidth,
     polynomial_kernel,
 )
-from pofx.divergences.mmd import (
-    energy_distance,
-    energy_distance_1d,
-    inverse_multiquadratics,
-    kernel_distance,
-    mmd,
-    mmd_squared,
-)
+from pofx.divergences.mmd import energy_distance, energy_distance_1d, kernel_distance, mmd, mmd_squared
 from pofx.divergences.modes import ModeCoverage, mode_coverage
 from pofx.divergences.neighbours import PRDC, memorisation, nearest_distance, prdc
 from pofx.divergences.ranks import auc
