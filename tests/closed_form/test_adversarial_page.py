@@ -84,7 +84,7 @@ def played(loss, slope, steps, rate=0.1):
 
 
 def test_two_numbers_circle_unless_the_slope_is_held():
-    """Mescheder et al. 2018, lemma 2.5 and section 4: with R1 of weight r the distance falls as exp(-r t / 2)."""
+    """Mescheder et al. 2018, sections 2 and 4: with R1 of weight r the distance falls as exp(-r t / 2)."""
     assert played("wasserstein", 0.0, 300) == pytest.approx(1, abs=0.06)
     slow = [played("non-saturating", 0.0, steps) for steps in (300, 600)]
     assert slow[0] > 0.3
