@@ -50,7 +50,7 @@ class Entry:
         return {
             name: p.replace(default=self.arguments.get(name, p.default))
             for name, p in signature.parameters.items()
-            if name not in ("domain", "condition")
+            if name not in ("domain", "condition", "source")
         }
 
     def build(self, domain: Any, *, condition: Any = None, **arguments: Any) -> Any:
@@ -65,7 +65,7 @@ class Entry:
                 f"for these there are: {', '.join(e.name for e in entries().values() if domain.kind in e.domains)}"
             )
         known = self.hyperparameters()
-        for name in arguments:
+        for name in arguments.keys() - {"source"}:
             if name not in known:
                 raise Unusable(f"{self.name} has no argument {name!r}{nearest(name, known)}")
         return self.load()(domain, condition=condition, **{**self.arguments, **arguments})
@@ -376,6 +376,16 @@ _TABLE: tuple[Entry, ...] = (
         summary="velocity field from noise to data, estimated likelihood by its ODE",
         domains=("images", "vectors"),
         tiny=dict.fromkeys(("images", "vectors"), _TINY_NET),
+        flagship=True,
+    ),
+    Entry(
+        "w2-gan",
+        "pofx.models.transport.w2_gan:W2GAN",
+        family="transport",
+        paper="Makkuva et al. 2020, arXiv:1908.10962; Korotin et al. 2021, arXiv:1909.13082",
+        summary="the cheapest map from noise, or from another data set, to the data: the gradient of a potential",
+        domains=("vectors",),
+        tiny={"vectors": _TINY_NET},
         flagship=True,
     ),
     Entry(

@@ -5,12 +5,14 @@ import torch
 from torch import nn
 
 from pofx.catalogue import find
+from pofx.cli import main
 from pofx.conditions import Classes
 from pofx.data.dataset import Rows
 from pofx.domains import Images, Vectors
 from pofx.errors import Unusable
 from pofx.models import GAN
 from pofx.randomness import seeded_init, stream
+from pofx.runs import load
 from pofx.train.loop import Trainer
 from pofx.train.settings import settings_from
 
@@ -167,3 +169,11 @@ def test_a_conditional_game_needs_conditions():
     model = built(Vectors(2), hidden=(8,), condition=TWO)
     with pytest.raises(Unusable, match="learns from pairs"):
         model.critic_loss(torch.zeros(3, 2), generator=stream(0, "noise"))
+
+
+def test_several_words_are_read_from_one_flag(tmp_path, capsys):
+    line = f"fit gan digits --steps 1 --hidden 4 --threads 1 --quiet --out {tmp_path}/run --augment".split()
+    assert main([*line, "colour,red"]) == 2
+    assert "must be some of colour, translation, cutout, got red" in capsys.readouterr().err
+    assert main([*line, "colour,cutout"]) == 0
+    assert load(tmp_path / "run").model.augment == ("colour", "cutout")

@@ -25,6 +25,7 @@ from pofx.divergences.mmd import energy_distance, energy_distance_1d, kernel_dis
 from pofx.divergences.modes import ModeCoverage, mode_coverage
 from pofx.divergences.neighbours import PRDC, memorisation, nearest_distance, prdc
 from pofx.divergences.ranks import auc
+from pofx.divergences.sinkhorn import EntropicTransport, sinkhorn, sinkhorn_divergence, sinkhorn_matrix
 from pofx.divergences.spectra import lost_energy, power_spectrum
 from pofx.divergences.two_sample import TwoSampleTest, classifier_two_sample_test
 from pofx.divergences.variational import variational_bound, wasserstein_dual
@@ -33,6 +34,7 @@ from pofx.divergences.wasserstein import max_sliced_wasserstein, sliced_wasserst
 __all__ = [
     "F_DIVERGENCES",
     "PRDC",
+    "EntropicTransport",
     "Estimated",
     "FDivergence",
     "ModeCoverage",
@@ -73,6 +75,9 @@ __all__ = [
     "polynomial_kernel",
     "power_spectrum",
     "prdc",
+    "sinkhorn",
+    "sinkhorn_divergence",
+    "sinkhorn_matrix",
     "sliced_wasserstein",
     "variational_bound",
     "wasserstein_1d",

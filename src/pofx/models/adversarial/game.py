@@ -27,7 +27,8 @@ class Game(nn.Module):
     """A generator g makes points of noise z, a critic f scores points. Abstract: a model says what they learn.
 
     Inside, pictures are dequantised to [-1, 1) and vectors standardised; what g makes is quantised only in ``sample``.
-    ``slope_is_one`` says that f is to be 1-Lipschitz, as a Wasserstein critic is.
+    ``slope_is_one`` says that a penalty wants f's slope to be 1, ``logits`` that sigmoid(f), or that of a difference of
+    two f, is a probability.
 
     Args:
         latent_dim: K, size of the noise z that a sample is made from; left out: 16 for pictures, D for vectors.
@@ -43,6 +44,7 @@ class Game(nn.Module):
     """
 
     slope_is_one = False
+    logits = False
 
     def __init__(
         self,
@@ -67,6 +69,10 @@ class Game(nn.Module):
         self.latent_dim = latent_dim or (16 if isinstance(domain, Images) else max(2, domain.dim))
         large = isinstance(domain, Images) and max(domain.height, domain.width) > 8
         self.network: Network = ("conv" if large else "mlp") if network == "auto" else network
+        if norm == "batch" and self.network != "conv":
+            raise Unusable(
+                f"norm 'batch' is of convolutions, got network {self.network!r}; take 'conv', or leave it out"
+            )
         self.generator = Generator(
             domain, condition, self.latent_dim, network=self.network, hidden=hidden, width=width, norm=norm
         )
@@ -133,18 +139,23 @@ class Game(nn.Module):
 
     @torch.no_grad()
     def meters(self, x: Tensor, condition: Tensor | None = None) -> dict[str, Tensor]:
-        """Of the critic: its gap between real and generated points, the share of pairs that it tells apart, its slope
-        between them (``gradient_norm`` where it is to be one). Of samples: their total standard deviation relative to
-        the data's.
+        """Of the critic: its gap between real and generated points, the share of pairs that it tells apart, how sure it
+        is of them, its slope between them (``gradient_norm`` where it is to be one), and the largest found, in slopes
+        and in differences: it is that of no critic of a smaller Lipschitz constant. Of samples: their total standard
+        deviation relative to the data's.
         """
         c, rng = self.given(x, condition), stream(0, "meters", device=x.device)
         real, fake, c = self.pairs(x, c, rng)
         f_real, f_fake = self.judged(real, fake, c)
-        slope = self.slope_between(real, fake, c, rng, share=0.25).mean().detach()
+        slopes = self.slope_between(real, fake, c, rng, share=0.25).detach()
+        apart = packed(real - fake, self.packing).flatten(1).norm(dim=1).clamp_min(1e-12)
+        sure = {"critic_sure": (f_real[:, None] - f_fake).sigmoid().mean()} if self.logits else {}
         return {
             "gap": f_real.mean() - f_fake.mean(),
             "critic_accuracy": (f_real[:, None] > f_fake).to(f_real.dtype).mean(),
-            "gradient_norm" if self.slope_is_one else "critic_slope": slope,
+            **sure,
+            "gradient_norm" if self.slope_is_one else "critic_slope": slopes.mean(),
+            "critic_lipschitz": torch.cat([slopes, (f_real - f_fake).abs() / apart]).max(),
             "sample_spread": _spread(fake) / _spread(real).clamp_min(1e-12),
         }
 
@@ -160,9 +171,9 @@ class Game(nn.Module):
             fake = self.generator(self.noise(n, generator), c).to(real)
         return real, self.seen(fake, generator), c
 
-    def judged(self, real: Tensor, fake: Tensor, c: Tensor | None) -> tuple[Tensor, ...]:
-        """f of each, (B,), or of each pack."""
-        if not self.alone:
+    def judged(self, real: Tensor, fake: Tensor, c: Tensor | None, *, apart: bool = False) -> tuple[Tensor, ...]:
+        """f of each, (B,), or of each pack; from one pass, unless ``apart``."""
+        if apart or not self.alone:
             return self.critic(real, c), self.critic(fake, c)
         return self.critic(torch.cat([real, fake]), None if c is None else torch.cat([c, c])).chunk(2)
 
@@ -174,12 +185,14 @@ class Game(nn.Module):
         packs = len(real) // m
         b = max(1, round(share * packs))
         # spread over the batch, not its first rows: so the pieces of a batch look at what the whole would
-        i = torch.arange(b, device=real.device) * packs // b
-        i = (i[:, None] * m + torch.arange(m, device=real.device)).flatten()
+        step, uneven = divmod(packs, b)
+        rows = torch.arange(b, device=real.device) * packs // b if uneven else slice(None, None, step)
+        real, fake = (y.unflatten(0, (packs, m))[rows] for y in (real, fake))
+        c = None if c is None else c.unflatten(0, (packs, m))[rows].flatten(0, 1)
         epsilon = rand((b, *[1] * (real.ndim - 1)), generator=generator, device=real.device)
         with torch.enable_grad():
-            x_hat = torch.lerp(fake[i], real[i], epsilon.to(real).repeat_interleave(m, dim=0)).requires_grad_()
-            f = self.critic(x_hat, None if c is None else c[i])
+            x_hat = torch.lerp(fake, real, epsilon.to(real)).flatten(0, 1).requires_grad_()
+            f = self.critic(x_hat, c)
             (square,) = self.squared_slopes(f.sum(), x_hat)
             # the small term keeps the root differentiable where f is flat
             return (square + 1e-12).sqrt()
@@ -252,8 +265,6 @@ def _check_choices(
     if not isinstance(domain, Images):
         if network in ("conv", "residual"):
             raise Unusable(f"network {network!r} needs images, got {domain.kind}; take 'mlp' or 'auto'")
-        if norm == "batch":
-            raise Unusable(f"norm 'batch' is of convolutions and needs images, got {domain.kind}; leave it out")
         if augment:
             raise Unusable(f"augment changes pictures, got {domain.kind}; leave it out")
 

@@ -130,7 +130,7 @@ class Critic(nn.Module):
         h = self.trunk.hidden(y.flatten(1) if isinstance(self.trunk, MLP) else y, told).flatten(1)
         if self.minibatch_std:
             h = torch.cat([h, _spread(h, group)], dim=1)
-        return self.activation(self.trunk.head(h))
+        return self.activation(self.trunk.finish(h, told) if isinstance(self.trunk, MLP) else self.trunk.head(h))
 
     def forward(self, y: Float[Tensor, "B ..."], c: Tensor | None) -> Float[Tensor, "P"]:
         """f(x, c) of each pack."""
