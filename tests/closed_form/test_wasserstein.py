@@ -105,6 +105,17 @@ def test_gradients_on_a_line_reach_points_and_weights(p):
     )
 
 
+def test_gradients_of_weights_where_distribution_functions_meet():
+    """A law on a line of cells, and the same moved by whole cells: each value of F stands in both, once or twice."""
+    edges, theta = torch.linspace(-4, 8, 121, dtype=F64), torch.tensor(1.0, dtype=F64, requires_grad=True)
+    p, q = (torch.special.ndtr(4 * (edges - m)).diff() for m in (0.0, theta))
+    p, q, cells = p / p.sum(), q / q.sum(), (edges[1:] + edges[:-1]) / 2
+    distance = wasserstein_1d(cells, cells, p=1.0, weights_x=p, weights_y=q)
+    (slope,) = torch.autograd.grad(distance, theta)
+    assert distance.item() == pytest.approx(1, abs=1e-9)
+    assert slope.item() == pytest.approx(1, abs=1e-9)
+
+
 # Exact
 
 

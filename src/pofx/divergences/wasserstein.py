@@ -147,15 +147,16 @@ def _weighted_steps(
     """The same for weighted samples, each column in an order, and so with steps, of its own."""
     x, level_x, least_x, known_x = _sorted_levels(x, weights_x, "weights_x")
     y, level_y, least_y, known_y = _sorted_levels(y, weights_y, "weights_y")
-    level = torch.cat([level_x, level_y], 1).sort(1).values
+    level, order = torch.cat([level_x, level_y], 1).sort(1)
     width = level.diff(dim=1, prepend=level.new_zeros(len(level), 1))
-    middle = (level - width / 2).detach()
-    i = torch.searchsorted(level_x.detach(), middle).clamp(max=len(x) - 1).T
-    j = torch.searchsorted(level_y.detach(), middle).clamp(max=len(y) - 1).T
+    of_x = (order < len(x)).long()
+    i = (of_x.cumsum(1) - of_x).clamp(max=len(x) - 1).T  # levels of x that lie below: by order, as levels may coincide
+    j = ((1 - of_x).cumsum(1) - (1 - of_x)).clamp(max=len(y) - 1).T
     # Sums that are equal on paper differ by rounding. What is between them is no step: p = inf would see its gap.
     rounding = 4 * max(known_x, known_y) + 2 * level.shape[1] * torch.finfo(torch.float64).eps
-    width = torch.where(width > torch.minimum(least_x, least_y).div(100).clamp(max=rounding), width, 0.0).T.to(x.dtype)
-    return torch.where(width > 0, (x.gather(0, i) - y.gather(0, j)).abs(), 0.0), width
+    step = width > torch.minimum(least_x, least_y).div(100).clamp(max=rounding)
+    width = torch.where(step, width, width - width.detach())  # none now, yet weights that move apart open one
+    return (x.gather(0, i) - y.gather(0, j)).abs(), width.T.to(x.dtype)
 
 
 def _sorted_levels(x: Float[Tensor, "N C"], w: Tensor | None, name: str) -> tuple[Tensor, Tensor, Tensor, float]:
@@ -169,7 +170,7 @@ def _sorted_levels(x: Float[Tensor, "N C"], w: Tensor | None, name: str) -> tupl
 def _power_mean(gap: Float[Tensor, "L *S"], width: Tensor | None, p: float) -> Float[Tensor, "*S"]:
     """The p-th root of the mean p-th power; of p above 2 relative to the largest, or it would overflow."""
     if math.isinf(p):
-        return gap.amax(0)
+        return (gap if width is None else torch.where(width > 0, gap, 0.0)).amax(0)
     unit = torch.where((largest := gap.detach().amax(0)) > 0, largest, 1.0) if p > 2 else 1.0
     power = (gap / unit).pow(p)
     mean = power.mean(0) if width is None else (width * power).sum(0)
