@@ -10,6 +10,7 @@ from pofx.data.dataset import Rows
 from pofx.domains import Images, Vectors
 from pofx.errors import Unusable
 from pofx.models import GAN
+from pofx.protocols import Progress
 from pofx.randomness import seeded_init, stream
 from pofx.train.loop import Trainer
 from pofx.train.settings import settings_from
@@ -155,6 +156,8 @@ def test_without_truncation_noise_every_sample_of_a_class_is_the_same():
         (Vectors(2), {"latent_dim": 0}, "latent_dim must be at least 1"),
         (Vectors(2), {"critic_steps": 0}, "critic_steps must be at least 1"),
         (Vectors(2), {"penalty": -1.0}, "penalty must be at least 0"),
+        (Vectors(2), {"anneal": 0.0}, r"in \(0, 1\]"),
+        (Vectors(2), {"signs": 3, "latent_dim": 2}, "a number of the noise's 2 coordinates, got 3"),
         (Vectors(2), {"penalised": 1.5}, r"share of the batch in \(0, 1\]"),
     ],
 )
@@ -167,3 +170,25 @@ def test_a_conditional_game_needs_conditions():
     model = built(Vectors(2), hidden=(8,), condition=TWO)
     with pytest.raises(Unusable, match="learns from pairs"):
         model.critic_loss(torch.zeros(3, 2), generator=stream(0, "noise"))
+
+
+def test_signs_are_torn_apart_and_the_rest_is_normal():
+    model = built(Vectors(2), hidden=(4,), signs=3)
+    z = model.noise(4000, stream(0, "noise"))
+    assert z.shape == (4000, 5)
+    assert set(z[:, :3].unique().tolist()) == {-1.0, 1.0}
+    assert z[:, :3].mean(0).abs().max() < 4 / 4000**0.5
+    assert z[:, 3:].unique().numel() == 8000
+
+
+def test_what_is_left_of_r1_and_r2_falls_geometrically():
+    with seeded_init(0):
+        model = find("r3gan").build(Vectors(2), hidden=(4,), anneal=0.01)
+    model.critic = Linear(torch.tensor([3.0, 4.0]))
+    (critic, _), x = model.turns(), torch.zeros(8, 2)
+    for step, left in ((0, 1.0), (50, 0.1), (100, 0.01)):
+        critic.after({}, Progress(step, 100))
+        loss = critic.loss(x, generator=stream(0, "noise"))
+        bare = model.value.critic(*model.judged(*model.pairs(x, None, stream(0, "noise"))))
+        assert (loss.total - bare).item() == pytest.approx(left * 25.0, rel=1e-4)  # (1/2 + 1/2) |w|^2
+    assert model.state_dict()["remaining"].item() == pytest.approx(0.01)

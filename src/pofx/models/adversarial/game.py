@@ -38,6 +38,8 @@ class Game(nn.Module):
         minibatch_std: the critic sees how far points of a batch lie apart.
         spectral_norm: the critic's weights are divided by their largest singular value.
         augment: changes made to real and generated pictures before they are judged: colour, translation, cutout.
+        signs: how many of the noise's coordinates are -1 or 1. What is continuous cannot tear a normal apart, so that
+            data in separate parts have points of g between them; signs are apart already.
     """
 
     slope_is_one = False
@@ -57,12 +59,16 @@ class Game(nn.Module):
         minibatch_std: bool,
         spectral_norm: bool,
         augment: tuple[Kind, ...],
+        signs: int,
     ) -> None:
         super().__init__()
         _check_choices(domain, network=network, norm=norm, conditioning=conditioning, augment=augment)
         _check_sizes(hidden, latent_dim=latent_dim, width=width, packing=packing)
         self.domain, self.condition, self.augment, self.packing = domain, condition, augment, packing
-        self.latent_dim = latent_dim or (16 if isinstance(domain, Images) else max(2, domain.dim))
+        self.latent_dim = latent_dim or signs + (16 if isinstance(domain, Images) else max(2, domain.dim))
+        if not 0 <= signs <= self.latent_dim:
+            raise Unusable(f"signs is a number of the noise's {self.latent_dim} coordinates, got {signs}; 12 are many")
+        self.signs = signs
         large = isinstance(domain, Images) and max(domain.height, domain.width) > 8
         self.network: Network = ("conv" if large else "mlp") if network == "auto" else network
         self.generator = Generator(
@@ -164,8 +170,10 @@ class Game(nn.Module):
         return n - n % m
 
     def noise(self, n: int, generator: Rng) -> Float[Tensor, "n K"]:
-        """z ~ N(0, I)."""
+        """z ~ N(0, I), of the first ``signs`` coordinates the signs alone."""
         z = randn((n, self.latent_dim), generator=generator, device=generator.device)
+        if self.signs:
+            z[:, : self.signs].sign_()
         return z.to(self.like)
 
     def seen(self, y: Tensor, generator: Rng) -> Tensor:

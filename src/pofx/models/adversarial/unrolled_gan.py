@@ -62,12 +62,13 @@ class UnrolledGAN(Game):
         super().__init__(
             domain, condition=condition, latent_dim=latent_dim, hidden=hidden, network=network, width=width,
             norm="layer", conditioning="projection", packing=1, minibatch_std=False, spectral_norm=False, augment=(),
+            signs=0,
         )  # fmt: skip
         self.unrolled, self.unrolled_rate = unrolled, unrolled_rate
         self.recipe = _recipe(domain)
 
     def turns(self) -> tuple[Turn, ...]:
-        """One step each. The generator's is the faster one: looking ahead makes up for a critic that lags behind."""
+        """One step each, on the same batch."""
         return (
             Turn("critic", tuple(self.critic.parameters()), self.critic_loss),
             Turn("generator", tuple(self.generator.parameters()), self.generator_loss, fresh=False),
