@@ -40,6 +40,8 @@ class Game(nn.Module):
         augment: changes made to real and generated pictures before they are judged: colour, translation, cutout.
         signs: how many of the noise's coordinates are -1 or 1. What is continuous cannot tear a normal apart, so that
             data in separate parts have points of g between them; signs are apart already.
+        octaves: of a perceptron, how many sines and cosines of each coordinate the critic reads beside it, each of
+            twice the frequency: what lies close together is then told apart sooner.
     """
 
     slope_is_one = False
@@ -60,6 +62,7 @@ class Game(nn.Module):
         spectral_norm: bool,
         augment: tuple[Kind, ...],
         signs: int,
+        octaves: int,
     ) -> None:
         super().__init__()
         _check_choices(domain, network=network, norm=norm, conditioning=conditioning, augment=augment)
@@ -71,13 +74,15 @@ class Game(nn.Module):
         self.signs = signs
         large = isinstance(domain, Images) and max(domain.height, domain.width) > 8
         self.network: Network = ("conv" if large else "mlp") if network == "auto" else network
+        if not 0 <= octaves <= (16 if self.network == "mlp" else 0):
+            raise Unusable(f"octaves must be 0 to 16 with network mlp, and 0 with others, got {octaves}; 6 is usual")
         self.generator = Generator(
             domain, condition, self.latent_dim, network=self.network, hidden=hidden, width=width, norm=norm
         )
         self.critic = Critic(
             domain, condition, network=self.network, hidden=hidden, width=width,
             norm="batch" if norm == "batch" else "none", conditioning=conditioning, packing=packing,
-            minibatch_std=minibatch_std, spectral=spectral_norm,
+            minibatch_std=minibatch_std, spectral=spectral_norm, octaves=octaves,
         )  # fmt: skip
         self.standardise = Standardise(domain.dim) if isinstance(domain, Vectors) else None
         self.alone = self.critic.alone

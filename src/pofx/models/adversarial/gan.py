@@ -41,6 +41,7 @@ class GAN(Game):
         norm: of convolutions: "layer", the generator's; "batch", of both players, as in DCGAN; "none".
         loss: what they play for.
         critic_steps: steps of the critic for each of the generator.
+        critic_learning_rate: of the critic; left out: the generator's.
         r1: weight of the slope at real points.
         r2: weight of the slope at generated points.
         anneal: what is left of r1 and r2 at the end; they fall geometrically.
@@ -54,6 +55,8 @@ class GAN(Game):
         augment: changes made to real and generated pictures before they are judged: colour, translation, cutout.
         signs: how many of the noise's coordinates are -1 or 1. What is continuous cannot tear a normal apart, so that
             data in separate parts have points of g between them; signs are apart already.
+        octaves: of a perceptron, how many sines and cosines of each coordinate the critic reads beside it, each of
+            twice the frequency: what lies close together is then told apart sooner.
     """
 
     remaining: Tensor
@@ -70,6 +73,7 @@ class GAN(Game):
         norm: Norm = "layer",
         loss: Name = "non-saturating",
         critic_steps: int = 1,
+        critic_learning_rate: float | None = None,
         r1: float = 0.0,
         r2: float = 0.0,
         anneal: float = 1.0,
@@ -82,8 +86,13 @@ class GAN(Game):
         minibatch_std: bool = False,
         augment: tuple[Kind, ...] = (),
         signs: int = 0,
+        octaves: int = 0,
     ) -> None:
         require("gan", domain, Images, Vectors)
+        if critic_learning_rate is not None and not 0 < critic_learning_rate < math.inf:
+            raise Unusable(
+                f"critic_learning_rate must be above 0, got {critic_learning_rate}; leave it out for one rate"
+            )
         if not 0 < anneal <= 1:
             raise Unusable(f"anneal is what is left of r1 and r2, in (0, 1], got {anneal}; leave it out to keep them")
         _check_arguments(loss, critic_steps, penalised, r1=r1, r2=r2, penalty=penalty)
@@ -94,11 +103,11 @@ class GAN(Game):
         super().__init__(
             domain, condition=condition, latent_dim=latent_dim, hidden=hidden, network=network, width=width, norm=norm,
             conditioning=conditioning, packing=packing, minibatch_std=minibatch_std, spectral_norm=spectral_norm,
-            augment=augment, signs=signs,
+            augment=augment, signs=signs, octaves=octaves,
         )  # fmt: skip
         self.value = VALUES[loss]
         self.critic_steps, self.r1, self.r2, self.penalty, self.penalised = critic_steps, r1, r2, penalty, penalised
-        self.weight_clip, self.anneal = weight_clip, anneal
+        self.weight_clip, self.anneal, self.critic_learning_rate = weight_clip, anneal, critic_learning_rate
         self.register_buffer("remaining", torch.ones(()), persistent=anneal != 1)
         self.slope_is_one = loss == "wasserstein"
         if weight_clip:
@@ -108,8 +117,10 @@ class GAN(Game):
     def turns(self) -> tuple[Turn, ...]:
         """The critic moves ``critic_steps`` times, then the generator once."""
         after = self.held if self.weight_clip or self.anneal != 1 else None
+        own = {} if self.critic_learning_rate is None else {"learning_rate": self.critic_learning_rate}
+        parameters = tuple(self.critic.parameters())
         return (
-            Turn("critic", tuple(self.critic.parameters()), self.critic_loss, self.critic_steps, after=after),
+            Turn("critic", parameters, self.critic_loss, self.critic_steps, after=after, optimiser=own),
             Turn("generator", tuple(self.generator.parameters()), self.generator_loss, fresh=False),
         )
 

@@ -62,7 +62,7 @@ class UnrolledGAN(Game):
         super().__init__(
             domain, condition=condition, latent_dim=latent_dim, hidden=hidden, network=network, width=width,
             norm="layer", conditioning="projection", packing=1, minibatch_std=False, spectral_norm=False, augment=(),
-            signs=0,
+            signs=0, octaves=0,
         )  # fmt: skip
         self.unrolled, self.unrolled_rate = unrolled, unrolled_rate
         self.recipe = _recipe(domain)
