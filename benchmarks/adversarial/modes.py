@@ -26,11 +26,26 @@ from pofx.train.settings import settings_from
 
 SPREAD = {"ring": 0.01, "grid": 0.05}
 SAMPLES, MANY = 2_500, 25_000
+HELD = {"r1": 1.0, "r2": 1.0}
+RATES = {"beta2": 0.99, "schedule": "trapezoid", "ema": 0.02}
+OF_RING = {"hidden": (64, 64, 64), "latent_dim": 14, "signs": 12, "octaves": 6}
+OF_GRID = {"hidden": (64, 64, 64, 64), "latent_dim": 8, "signs": 4}
+# model -> data -> its arguments, settings of training, steps
 MODELS = {
-    "r3gan": ({}, {}),
-    "flow-matching": ({}, {}),
+    "r3gan": {
+        "ring": (
+            {**HELD, **OF_RING, "anneal": 1e-4, "critic_learning_rate": 5e-3},
+            {**RATES, "batch_size": 768, "learning_rate": 1.4e-3},
+            3_000,
+        ),
+        "grid": (
+            {**HELD, **OF_GRID, "anneal": 1e-3, "critic_learning_rate": 8e-3},
+            {**RATES, "batch_size": 256, "learning_rate": 2e-3},
+            4_000,
+        ),
+    },
+    "flow-matching": dict.fromkeys(("ring", "grid"), ({}, {}, 3_000)),
 }
-STEPS = {"r3gan": 5_000, "flow-matching": 5_000}
 
 
 @dataclass(frozen=True)
@@ -66,7 +81,7 @@ class Told:
 
 
 def trained(name, arguments, settings, source, seed, steps):
-    """The model with its averaged weights, and the CPU seconds of training it."""
+    """Samples with averaged weights, and the CPU seconds of training."""
     data = pofx.datasets.load(source, seed=seed)
     with seeded_init(seed):
         model = find(name).build(data.domain, **arguments)
@@ -131,8 +146,9 @@ def main(arguments=None):
                 if name == "the truth":
                     rows.append(perfect(source, seed))
                 else:
-                    given, steps = MODELS[name], options.steps or STEPS[name]
-                    rows.append(told(source, name, seed, *trained(name, *given, source, seed, steps)))
+                    arguments, settings, steps = MODELS[name][source]
+                    steps = options.steps or steps
+                    rows.append(told(source, name, seed, *trained(name, arguments, settings, source, seed, steps)))
                 print(rows[-1], flush=True)
             done.append(rows)
     print(*map(summary, done), sep="\n")

@@ -1,5 +1,6 @@
 """What every game of generator and critic has: two players, and how the data look to them."""
 
+import math
 from collections.abc import Iterable
 from typing import Literal, get_args
 
@@ -212,6 +213,15 @@ class Game(nn.Module):
     def like(self) -> Tensor:
         """A weight: what dtype and device the networks are of."""
         return next(self.parameters())
+
+
+def own_rate(critic_learning_rate: float | None) -> dict[str, float]:
+    """The critic's own settings of training (Heusel et al. 2017, arXiv:1706.08500)."""
+    if critic_learning_rate is None:
+        return {}
+    if not 0 < critic_learning_rate < math.inf:
+        raise Unusable(f"critic_learning_rate must be above 0, got {critic_learning_rate}; leave it out for one rate")
+    return {"learning_rate": critic_learning_rate}
 
 
 def _spread(y: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from pofx.conditions import Condition
 from pofx.domains import Images, Vectors, require
 from pofx.errors import Unusable
 from pofx.models.adversarial.augment import Kind
-from pofx.models.adversarial.game import Choice, Game
+from pofx.models.adversarial.game import Choice, Game, own_rate
 from pofx.models.adversarial.networks import Conditioning
 from pofx.models.adversarial.values import VALUES, Name
 from pofx.nn.conv import Norm
@@ -89,10 +89,6 @@ class GAN(Game):
         octaves: int = 0,
     ) -> None:
         require("gan", domain, Images, Vectors)
-        if critic_learning_rate is not None and not 0 < critic_learning_rate < math.inf:
-            raise Unusable(
-                f"critic_learning_rate must be above 0, got {critic_learning_rate}; leave it out for one rate"
-            )
         if not 0 < anneal <= 1:
             raise Unusable(f"anneal is what is left of r1 and r2, in (0, 1], got {anneal}; leave it out to keep them")
         _check_arguments(loss, critic_steps, penalised, r1=r1, r2=r2, penalty=penalty)
@@ -107,7 +103,7 @@ class GAN(Game):
         )  # fmt: skip
         self.value = VALUES[loss]
         self.critic_steps, self.r1, self.r2, self.penalty, self.penalised = critic_steps, r1, r2, penalty, penalised
-        self.weight_clip, self.anneal, self.critic_learning_rate = weight_clip, anneal, critic_learning_rate
+        self.weight_clip, self.anneal, self.own_rate = weight_clip, anneal, own_rate(critic_learning_rate)
         self.register_buffer("remaining", torch.ones(()), persistent=anneal != 1)
         self.slope_is_one = loss == "wasserstein"
         if weight_clip:
@@ -117,10 +113,9 @@ class GAN(Game):
     def turns(self) -> tuple[Turn, ...]:
         """The critic moves ``critic_steps`` times, then the generator once."""
         after = self.held if self.weight_clip or self.anneal != 1 else None
-        own = {} if self.critic_learning_rate is None else {"learning_rate": self.critic_learning_rate}
         parameters = tuple(self.critic.parameters())
         return (
-            Turn("critic", parameters, self.critic_loss, self.critic_steps, after=after, optimiser=own),
+            Turn("critic", parameters, self.critic_loss, self.critic_steps, after=after, optimiser=self.own_rate),
             Turn("generator", tuple(self.generator.parameters()), self.generator_loss, fresh=False),
         )
 
