@@ -40,14 +40,11 @@ def bare_loop(workload: Workload, *, written=None, **given) -> Advance:
     model = workload.model()
     options = {"fused": given.pop("fused")} if "fused" in given else {}
     settings = workload.settings(model, **given)
-    return advancing(bare_steps(model, workload, settings, written() if written else (None, None), **options))
+    return advancing(bare_steps(model, workload, settings, written() if written else None, **options))
 
 
-def bare_steps(
-    model: nn.Module, workload: Workload, settings: Settings, written=(None, None), planned=PLANNED, **options
-):
+def bare_steps(model: nn.Module, workload: Workload, settings: Settings, written=None, planned=PLANNED, **options):
     """The bare loop of one player, or of two, over the streams that pofx's trainer has with seed 0."""
-    parameters, loss = written
     turns = turns_of(model)
     options |= {
         "batch": settings.batch_size,
@@ -61,8 +58,9 @@ def bare_steps(
         "noise": stream(0, "noise"),
     }
     if len(turns) == 1:
-        return bare(parameters or list(turns[0].parameters), loss or scalar(turns[0]), workload.x, **options)
-    critic, generator = ((turn.parameters, scalar(turn)) for turn in turns)
+        parameters, loss = written or (list(turns[0].parameters), scalar(turns[0]))
+        return bare(parameters, loss, workload.x, **options)
+    critic, generator = written or ((turn.parameters, scalar(turn)) for turn in turns)
     return bare_game(critic, generator, turns[0].repeats, workload.x, **options)
 
 

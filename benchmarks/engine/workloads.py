@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import by_hand
+import games_by_hand
 import torch
 from torch import Generator, Tensor, nn
 
@@ -28,7 +29,7 @@ class Workload:
         untrained: builds the model.
         draw: so many observations, from a generator.
         batch: observations of a step.
-        written: builds (parameters, loss) of the same model written by hand, where there is one.
+        written: builds (parameters, loss) of the same model written by hand, where there is one; of a game, of both.
         derived: the same with gradients derived by hand.
         rows: observations to learn from; by default as many as MNIST has.
     """
@@ -78,6 +79,18 @@ def symbols(vocabulary: int, length: int) -> Callable[[int, Generator], Tensor]:
 
 _DIGITS, _BINARY = Images(1, 8, 8, levels=17), Images(1, 28, 28, levels=2)
 
+
+def _game(name: str, domain: Images) -> nn.Module:
+    return find(name).build(domain)
+
+
+GAMES = (
+    ("wgan-gp", 3, games_by_hand.wgan_gp),
+    ("gan", 1, games_by_hand.gan),
+    ("sngan", 1, games_by_hand.sngan),
+    ("r3gan", 1, games_by_hand.r3gan),
+)
+
 WORKLOADS = {
     "vae-1ms": Workload(
         "VAE 64-64-8, 17 levels, batch 32",
@@ -112,10 +125,24 @@ WORKLOADS = {
         pictures(8, 17),
         batch=16,
     ),
-    "wgan-gp": Workload(
-        "MLPs of 192-192 on 8x8, 17 levels, batch 64, 3 critic steps a round",
-        lambda: find("wgan-gp").build(_DIGITS),
-        pictures(8, 17),
-        batch=64,
-    ),
+    **{
+        name: Workload(
+            f"MLPs of 192-192 on 8x8, 17 levels, batch 64, {steps} critic steps a round",
+            partial(_game, name, _DIGITS),
+            pictures(8, 17),
+            batch=64,
+            written=partial(written, games_by_hand.mlp_pair, levels=17),
+        )
+        for name, steps, written in GAMES
+    },
+    **{
+        f"{name}-conv": Workload(
+            f"convolutions of width 32 on 28x28, 2 levels, batch 64, {steps} critic steps a round",
+            partial(_game, name, _BINARY),
+            pictures(28, 2),
+            batch=64,
+            written=partial(written, games_by_hand.conv_pair, levels=2),
+        )
+        for name, steps, written in GAMES
+    },
 }

@@ -1,7 +1,8 @@
 """From a run's configuration to an untrained model; where it models the codes of an autoencoder, with that inside.
 
 ``config["latent"]``, where there is one, says what the autoencoder is (``model``, ``arguments``, ``domain``,
-``condition``), the run that it came from (``run``), and which weights it has (``identity``).
+``condition``), the run that it came from (``run``), and which weights it has (``identity``). ``config["from_source"]``,
+where there is one, says what data a model maps from (``origins.py``).
 """
 
 from typing import Any
@@ -14,6 +15,7 @@ from pofx.catalogue import find
 from pofx.conditions import Condition, condition_from_config
 from pofx.domains import Domain, domain_from_config
 from pofx.models.composed.latent import Latent
+from pofx.origins import Origin
 from pofx.packed import identity
 from pofx.randomness import seeded_init
 
@@ -36,6 +38,8 @@ def build(config: dict[str, Any], domain: Domain, condition: Condition | None) -
 
 def _alone(config: dict[str, Any], seed: int, domain: Domain, condition: Condition | None) -> Any:
     arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in config["arguments"].items()}
+    if "from_source" in config:
+        arguments["source"] = Origin(config["from_source"], seed=config["data_seed"])
     with seeded_init(seed):
         return find(config["model"]).build(domain, condition=condition, **arguments)
 

@@ -23,8 +23,8 @@ class Entry:
         paper: author, year, arXiv id.
         summary: one line.
         domains: the kinds it takes.
-        tiny: per domain kind, the arguments of a form small enough to test by enumeration; none for a preset that is
-            another entry in a size of its own.
+        tiny: per domain kind, the arguments of a form small enough to test by enumeration; none for a preset for which
+            another entry of its class stands.
         arguments: of the class; what makes a preset.
         flagship: stands for its family in a comparison.
     """
@@ -50,7 +50,7 @@ class Entry:
         return {
             name: p.replace(default=self.arguments.get(name, p.default))
             for name, p in signature.parameters.items()
-            if name not in ("domain", "condition")
+            if name not in ("domain", "condition", "source")
         }
 
     def build(self, domain: Any, *, condition: Any = None, **arguments: Any) -> Any:
@@ -65,7 +65,7 @@ class Entry:
                 f"for these there are: {', '.join(e.name for e in entries().values() if domain.kind in e.domains)}"
             )
         known = self.hyperparameters()
-        for name in arguments:
+        for name in arguments.keys() - {"source"}:
             if name not in known:
                 raise Unusable(f"{self.name} has no argument {name!r}{nearest(name, known)}")
         return self.load()(domain, condition=condition, **{**self.arguments, **arguments})
@@ -319,7 +319,6 @@ _TABLE: tuple[Entry, ...] = (
         paper="Arjovsky et al. 2017, arXiv:1701.07875",
         summary="generator against a critic whose weights are clipped",
         domains=("images", "vectors"),
-        tiny={"vectors": _TINY_GAME},
         arguments={"loss": "wasserstein", "critic_steps": 5, "weight_clip": 0.05},
     ),
     Entry(
@@ -329,7 +328,6 @@ _TABLE: tuple[Entry, ...] = (
         paper="Miyato et al. 2018, arXiv:1802.05957",
         summary="hinge loss, the critic's weights divided by their spectral norm",
         domains=("images", "vectors"),
-        tiny={"vectors": _TINY_GAME},
         arguments={"loss": "hinge", "spectral_norm": True},
     ),
     Entry(
@@ -339,7 +337,7 @@ _TABLE: tuple[Entry, ...] = (
         paper="Radford et al. 2016, arXiv:1511.06434",
         summary="strided convolutions with batch norm in both players",
         domains=("images",),
-        tiny={"images": {"width": 2, **_TINY_GAME}},
+        tiny={"images": {"width": 8, "r1": 3.0, **_TINY_GAME}},
         arguments={"network": "conv", "norm": "batch"},
     ),
     Entry(
@@ -358,7 +356,7 @@ _TABLE: tuple[Entry, ...] = (
         paper="Huang et al. 2024, arXiv:2501.05441",
         summary="real and generated points judged in pairs, slopes held at both (R1 + R2)",
         domains=("images", "vectors"),
-        tiny={"images": {"width": 2, **_TINY_GAME}},
+        tiny=dict.fromkeys(("images", "vectors"), _TINY_GAME),
         arguments={"loss": "relativistic", "r1": 1.0, "r2": 1.0},
     ),
     Entry(
@@ -378,6 +376,16 @@ _TABLE: tuple[Entry, ...] = (
         summary="velocity field from noise to data, estimated likelihood by its ODE",
         domains=("images", "vectors"),
         tiny=dict.fromkeys(("images", "vectors"), _TINY_NET),
+        flagship=True,
+    ),
+    Entry(
+        "w2-gan",
+        "pofx.models.transport.w2_gan:W2GAN",
+        family="transport",
+        paper="Makkuva et al. 2020, arXiv:1908.10962; Korotin et al. 2021, arXiv:1909.13082",
+        summary="the cheapest map from noise, or from another data set, to the data: the gradient of a potential",
+        domains=("vectors",),
+        tiny={"vectors": _TINY_NET},
         flagship=True,
     ),
     Entry(

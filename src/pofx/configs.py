@@ -116,6 +116,8 @@ def _flattened(written: Any, path: Path) -> dict[str, Any]:
         written.pop("condition", None)  # its meaning, in a record; its name is among the options of the source
     if isinstance(written.get("latent"), Mapping):
         written["latent"] = written["latent"].get("run")  # what it is and holds, in a record
+    if isinstance(written.get("from_source"), Mapping):
+        written["from_source"] = written["from_source"].get("origin")  # likewise
     flat = {name: value for name, value in written.items() if name not in (*_GROUPS, *_RECORDED)}
     for group in _GROUPS:
         flat = dict(_mapping(written.get(group, {}), f"{path}: {group}")) | flat

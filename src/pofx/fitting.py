@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import pofx
 from pofx import data as sources
 from pofx.catalogue import find
+from pofx.conditions import Classes
 from pofx.data.dataset import Data
 from pofx.domains import Domain
 from pofx.errors import Unusable
 from pofx.files import share, write_json
 from pofx.frozen import autoencoder_run, require_unchanged
 from pofx.nn.modes import evaluating
+from pofx.origins import recorded_origin
 from pofx.preparing import (
     DRAW_BUDGET,
     adapted,
@@ -29,7 +32,7 @@ from pofx.preparing import (
     split_seed,
     trainer_for,
 )  # fmt: skip
-from pofx.protocols import Samples, capabilities
+from pofx.protocols import Judges, Samples, capabilities
 from pofx.reading import Reading
 from pofx.rendering import Sampled, natural_suffix
 from pofx.runs import CHUNK, FORMAT, STATE, Run, chosen_device, fitting_together, lasting, load, named_after, reading
@@ -68,6 +71,7 @@ def fit(
     data: Data | None = None,
     data_seed: int | None = None,
     features: str | None = None,
+    from_source: str | None = None,
     logger: str | tuple[str, ...] | None = None,
     watch: Watcher | None = None,
     **given: Any,
@@ -93,6 +97,7 @@ def fit(
             ``latent`` that of the autoencoder, which must not have learnt from what the prior is tested on.
         features: RUN:layer, to learn from the activations of a module of another run over the source, split as it was
             for that run. Without a layer, from the ``features`` of its model.
+        from_source: the data that the model maps onto ``source``, of as many numbers a row; without them noise.
         logger: "tensorboard", "wandb", "trackio", or several with commas: they get each row of the history.
         watch: hears how it goes.
         given: training settings, options of the source, and the model's own arguments, by name.
@@ -100,6 +105,8 @@ def fit(
     watcher = with_loggers(watch or Watcher(), logger)
     given_budget = {} if budget is None else {"budget": seconds(budget)}
     arguments, source_options, chosen = sorted_arguments(find(model), given)
+    if from_source is not None and (latent is not None or features is not None):
+        raise Unusable("--from maps rows as they are, got --latent or --features beside it; leave one of them out")
     autoencoder = None if latent is None else autoencoder_run(latent, find(model))
     chosen |= given_budget | ({} if steps is None else {"steps": steps})
     settings_from({}, chosen)  # what is wrong with them is said before anything is loaded
@@ -109,7 +116,8 @@ def fit(
     if devices > 1:
         made = launched(
             _fitted, devices, watcher, model, source, out=out, steps=steps, budget=budget, condition=condition,
-            latent=latent, seed=seed, device=device, strategy=strategy, data_seed=data_seed, features=features, **given,
+            latent=latent, seed=seed, device=device, strategy=strategy, data_seed=data_seed, features=features,
+            from_source=from_source, **given,
         )  # fmt: skip
         return load(made, device=device)
     with joined(strategy, device) as world, _deterministic(bool(chosen.get("deterministic"))):
@@ -131,6 +139,10 @@ def fit(
         } | described(data, autoencoder)
         if through is not None:
             config |= {"features": through.written, "features_identity": through.identity}
+        if from_source is not None:
+            config["from_source"] = recorded_origin(
+                from_source, lasting(from_source), find(model), data.domain, seed=data_seed
+            )
         watcher = watcher if world.leads else Watcher()
         network = adapted(config, data, world.device)
         settings = settings_for(network, chosen, len(data.train))
@@ -217,6 +229,8 @@ def _course(folder: Path, config: dict[str, Any], trainer: Trainer, data: Data, 
     course = Course(trainer, validation, save=lambda good: None, restore=lambda: None, watcher=watcher)
     course.budget = settings.budget
     course.watched = (x[:METER_ROWS], None if c is None else c[:METER_ROWS]) if trainer.players else None
+    if course.watched is not None and {Judges, Samples} <= capabilities(trainer.model) and not world.sharded:
+        course.labels = _labels(config, data, course.watched[0])
     home = folder / "checkpoint"
     course.save = lambda good: _save(folder, config, course, good=good)
     course.restore = lambda: trainer.load(_placed(_read(home / GOOD), trainer))
@@ -224,6 +238,20 @@ def _course(folder: Path, config: dict[str, Any], trainer: Trainer, data: Data, 
     if Samples in capabilities(trainer.model) and long and world.leads and not world.sharded:
         course.draw = _drawer(folder, config, trainer, data)
     return course
+
+
+def _labels(config: dict[str, Any], data: Data, x: Tensor) -> Tensor | None:
+    """Classes of x, the first validation rows, also where the model is not told them; None where there are none."""
+    if data.condition is None and "class" in data.offers and config.get("features") is None:
+        try:
+            options = config["source_options"] | {"condition": "class"}
+            data = sources.load(config["origin"], seed=config["data_seed"], **options)
+        except Unusable:  # a class that is held out alone, say: no reason not to train on the rest
+            return None
+    rows, c = data.validation.rows()
+    if not isinstance(data.condition, Classes) or c is None or not rows[: len(x)].equal(x.to(rows.device)):
+        return None
+    return c[: len(x)].to(x.device)
 
 
 def _drawer(folder: Path, config: dict[str, Any], trainer: Trainer, data: Data) -> Callable[[int], None]:

@@ -22,11 +22,12 @@ from pofx.errors import Unusable
 from pofx.evaluate.operations import Operations
 from pofx.evaluate.spending import Spent, held, spent
 from pofx.frozen import autoencoder_run, recorded
+from pofx.origins import recorded_origin
 from pofx.preparing import DRAW_BUDGET, adapted, planned_for, settings_for, sorted_arguments, split_seed, trainer_for
 from pofx.protocols import Samples, capabilities
 from pofx.randomness import stream
 from pofx.rendering import Sampled, natural_suffix
-from pofx.runs import CHUNK, chosen_device, reading
+from pofx.runs import CHUNK, chosen_device, lasting, reading
 from pofx.samplers.chunks import sample_many
 from pofx.train import checkpoint
 from pofx.train.course import DRAWINGS, SAVE_SECONDS, VALIDATIONS
@@ -146,6 +147,7 @@ def plan(
     data: Data | None = None,
     data_seed: int | None = None,
     features: str | None = None,
+    from_source: str | None = None,
     **given: Any,
 ) -> Plan:
     """Measures and counts what ``fit`` with these arguments will take; takes them as ``fit`` does, and writes nothing.
@@ -164,6 +166,7 @@ def plan(
         data: the source, already loaded.
         data_seed: of the split, where it is not ``seed``.
         features: RUN:layer, whose activations are learnt from.
+        from_source: the data that the model maps from.
         given: training settings, options of the source, and the model's own arguments, by name.
     """
     began = time.perf_counter()
@@ -179,6 +182,9 @@ def plan(
     loaded = replace(loaded, train=loaded.train.to(device))
     config: dict[str, Any] = {"model": model, "arguments": arguments, "seed": seed}
     config |= {} if autoencoder is None else {"latent": recorded(autoencoder, loaded)}
+    if from_source is not None:
+        origin = recorded_origin(from_source, lasting(from_source), find(model), loaded.domain, seed=split)
+        config |= {"from_source": origin, "data_seed": split}
     base = held(target)
     trainer = _trainer(config, loaded, chosen, device, plain=False)
     setup = time.perf_counter() - began

@@ -190,6 +190,16 @@ class Infers(Protocol):
     def log_prior(self, z: Tensor, condition: Tensor | None = None) -> Tensor: ...
 
 
+class Judges(Protocol):
+    """Scores how real x looks, given a condition that it comes with: (L,), higher is more real, of no unit.
+
+    One score for each lot of consecutive rows that are judged together, which are rows by themselves (L = B) unless the
+    model says otherwise; what is left over of a lot has none.
+    """
+
+    def judge(self, x: Tensor, condition: Tensor | None = None) -> Tensor: ...
+
+
 class Represents(Protocol):
     """Features of x that a probe can read: (B, F)."""
 
@@ -224,8 +234,11 @@ class Watched(Protocol):
     Rules know, of a latent, ``rate`` (nats in z about x), ``rate_max`` (of its dimension with most), ``active_units``
     and ``active_share`` (units that move with x); of a codebook ``codes_used`` (share of the entries in use that could
     be); of a game between "generator" and "critic", ``critic_accuracy`` (share of real-generated pairs in which the
-    real one scores higher), ``sample_spread`` (standard deviation of samples relative to the data's) and
-    ``gradient_norm`` (the critic's slope, about 1). Any other is only recorded.
+    real one scores higher), ``critic_sure`` (the probability that it gives the real one, where it gives any),
+    ``sample_spread`` (standard deviation of samples relative to the data's), and the critic's slope: ``gradient_norm``
+    where it is to be about 1, else ``critic_slope``; ``critic_lipschitz`` is the largest found. Of a game on data with
+    classes the engine adds ``modes`` and ``modes_known``, the classes among samples and data. Any other is only
+    recorded.
     """
 
     def meters(self, x: Tensor, condition: Tensor | None = None) -> dict[str, Tensor]: ...
@@ -233,7 +246,7 @@ class Watched(Protocol):
 
 CAPABILITIES: tuple[type, ...] = (
     Adapts, Learns, Plays, Samples, Scores, Chains, PseudoScores, Bounds, Estimates, Encodes, Decodes, Infers,
-    Represents, Completes, Aligns, Transports, Watched,
+    Judges, Represents, Completes, Aligns, Transports, Watched,
 )  # fmt: skip
 
 

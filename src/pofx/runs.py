@@ -40,6 +40,7 @@ from pofx.evaluate.pace import Clock
 from pofx.evaluate.score import Score
 from pofx.evaluate.windows import strided_score
 from pofx.files import read_json
+from pofx.origins import KINDS as OF_AN_ORIGIN
 from pofx.protocols import Chains, Completes, Represents, Samples, capabilities
 from pofx.reading import Reading, named
 from pofx.rendering import Sampled
@@ -71,6 +72,7 @@ _OTHERS: dict[str, dict[str, type | tuple[type, ...]]] = {
         "condition": (dict, type(None)),
     },
     "features": {"features": str, "features_identity": str},
+    "from_source": OF_AN_ORIGIN,
 }
 _MOST = {"planned": 10**12, "validation_rows": 10**9, "sample_chunk": 2**16, "threads": 2**10}
 
@@ -512,7 +514,7 @@ def _is_well_formed(config: dict[str, Any], key: str) -> bool:
     if key in _KINDS:
         return _has(config, {key: _KINDS[key]})
     if key in _OTHERS:
-        said = value if key == "latent" else config
+        said = config if key == "features" else value
         return key not in config or (isinstance(said, dict) and _has(said, _OTHERS[key]))
     return type(value) is int and (0 if key == "planned" else 1) <= value <= _MOST[key]
 

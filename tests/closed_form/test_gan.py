@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from pofx.catalogue import find
+from pofx.cli import main
 from pofx.conditions import Classes
 from pofx.data.dataset import Rows
 from pofx.domains import Images, Vectors
@@ -13,6 +14,7 @@ from pofx.models import GAN
 from pofx.models.adversarial.networks import in_octaves
 from pofx.protocols import Progress
 from pofx.randomness import seeded_init, stream
+from pofx.runs import load
 from pofx.train.loop import Trainer
 from pofx.train.settings import settings_from
 
@@ -212,3 +214,11 @@ def test_the_critic_has_a_learning_rate_of_its_own():
     model = built(Vectors(2), hidden=(4,), critic_learning_rate=0.25)
     trainer = Trainer(model, Rows(torch.randn(64, 2)), settings_from(model.recipe, {"learning_rate": 0.5}), planned=1)
     assert trainer.peaks == [0.25, 0.5]
+
+
+def test_several_words_are_read_from_one_flag(tmp_path, capsys):
+    line = f"fit gan digits --steps 1 --hidden 4 --threads 1 --quiet --out {tmp_path}/run --augment".split()
+    assert main([*line, "colour,red"]) == 2
+    assert "must be some of colour, translation, cutout, got red" in capsys.readouterr().err
+    assert main([*line, "colour,cutout"]) == 0
+    assert load(tmp_path / "run").model.augment == ("colour", "cutout")

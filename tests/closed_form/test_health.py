@@ -16,10 +16,11 @@ from pofx.catalogue import find
 from pofx.cli.bar import Bar
 from pofx.data.dataset import Data, Rows
 from pofx.domains import Images, Vectors
-from pofx.protocols import Adapts, Loss, Watched, capabilities
+from pofx.protocols import Adapts, Judges, Loss, Samples, Watched, capabilities
 from pofx.randomness import seeded_init, stream
 from pofx.train.health import RECOVERED, RULES, Alarm, Health, duplicated
 from pofx.train.loop import Trainer
+from pofx.train.modes import mode_meters, modes_made
 from pofx.train.settings import settings_from
 from pofx.train.validation import Validation
 
@@ -31,8 +32,12 @@ def built(name, data, seed=0, **arguments):
         return find(name).build(data.domain, condition=data.condition, **arguments)
 
 
-def trained(model, data, steps, seed=0, **settings):
-    """The history of a run: a row for each step, validation and meters on every twentieth part of it."""
+def trained(model, data, steps, seed=0, labels=None, **settings):
+    """The history of a run: a row for each step, validation and meters on every twentieth part of it.
+
+    Args:
+        labels: of the validation rows, of which a game's samples are held against.
+    """
     able = capabilities(model)
     if Adapts in able:
         model.adapt(*data.train.rows(), generator=stream(seed, "adapt"))
@@ -51,6 +56,9 @@ def trained(model, data, steps, seed=0, **settings):
                     row["validation"] = validation.measure(model)
                 if Watched in able:
                     row |= {f"meter/{name}": float(value) for name, value in model.meters(*rows).items()}
+                if labels is not None and {Judges, Samples} <= able:
+                    made = mode_meters(model, rows, labels[:256])
+                    row |= {f"meter/{name}": float(value) for name, value in made.items()}
         history.append(row)
     return history
 
@@ -86,8 +94,49 @@ def test_a_generator_of_one_point(moons):
 
 def test_a_critic_that_is_held_by_no_penalty(digits):
     history = trained(built("wgan-gp", digits, penalty=1e-4), digits, 100)
-    assert "critic far from 1-Lipschitz" in rung(history)
-    assert "critic far from 1-Lipschitz" not in rung(trained(built("wgan-gp", digits), digits, 60))
+    assert "steep or flat critic" in rung(history)
+    assert "steep or flat critic" not in rung(trained(built("wgan-gp", digits), digits, 60))
+
+
+def played(model, player, **settings):
+    """The same game with other optimiser settings for one player."""
+    turns = [replace(turn, optimiser=settings) if turn.player == player else turn for turn in model.turns()]
+    model.turns = lambda: tuple(turns)
+    return model
+
+
+def test_a_critic_that_learns_a_hundred_times_too_fast(digits):
+    model = built("gan", digits)
+    history = trained(played(model, "critic", learning_rate=100 * model.recipe["learning_rate"]), digits, 60)
+    assert rung(history) == ["steep or flat critic", "saturated critic"]
+    steep, sure = Health().examine(history, 60)
+    assert re.search(r"norm \S+, up to \S+, where 1 is usual$", steep.line)
+    assert "tells 100.0% of pairs apart and gives the real one 100.0%" in sure.line
+
+
+def test_a_generator_that_does_not_learn(digits):
+    history = trained(played(built("gan", digits), "generator", learning_rate=1e-12), digits, 60)
+    assert rung(history) == ["no learning", "saturated critic"]
+    assert "the generator stands still" in Health().examine(history, 60)[0].line
+
+
+def test_a_generator_of_one_class_in_ten():
+    """It is shown ones alone; samples vary as ones do, and the validation rows have all ten classes."""
+    labelled = sources.load("digits", seed=0, condition="class")
+    (x, c), labels = labelled.train.rows(), labelled.validation.rows()[1]
+    data = replace(sources.load("digits", seed=0), train=Rows(x[c == 1]))
+    history = trained(built("r3gan", data), data, 100, labels=labels)
+    assert "mode collapse" in rung(history)
+    assert re.search("samples are of [123] of the 10 classes", Health().examine(history, 100)[0].line)
+
+
+def test_classes_among_samples_are_those_of_the_nearest_rows():
+    """Rows at 0, 10 and 20; one stray sample in a hundred is under a tenth of a third."""
+    x, labels = torch.arange(3).repeat(20)[:, None] * 10.0, torch.arange(3).repeat(20)
+    assert modes_made(x + 1.0, x, labels) == 3
+    samples = torch.cat([torch.zeros(99, 1), torch.full((1, 1), 19.0)])
+    assert modes_made(samples, x, labels) == 1
+    assert modes_made(torch.cat([samples, samples[-1:].expand(9, 1)]), x, labels) == 2
 
 
 def test_a_rate_that_explodes(moons):
@@ -248,6 +297,12 @@ HEALTHY = [
     ("wgan-gp", "digits", 60, {}),
     ("wgan-gp", "moons", 60, {}),
     ("wgan-gp", "spirals", 60, {}),
+    ("gan", "moons", 40, {}),
+    ("lsgan", "moons", 40, {}),
+    ("sngan", "moons", 60, {}),
+    ("wgan", "moons", 30, {}),
+    ("r3gan", "digits", 80, {}),
+    ("dcgan", "digits", 30, {}),
     ("flow-matching", "moons", 150, {}),
     ("flow-matching", "digits", 12, {"width": 16}),
     ("gpt", "digits", 30, {"width": 16, "layers": 1, "heads": 2}),
@@ -259,7 +314,10 @@ HEALTHY = [
 @pytest.mark.parametrize(("name", "source", "steps", "arguments"), HEALTHY, ids=lambda v: Path(str(v)).stem)
 def test_healthy_runs_are_silent(name, source, steps, arguments, seed):
     data = sources.load(source, seed=seed)
-    history = trained(built(name, data, seed, **arguments), data, steps, seed)
+    labels = None
+    if "class" in data.offers:
+        labels = sources.load(source, seed=seed, condition="class").validation.rows()[1]
+    history = trained(built(name, data, seed, **arguments), data, steps, seed, labels)
     assert Health().examine(history, steps) == []
     assert duplicated(data) is None
 

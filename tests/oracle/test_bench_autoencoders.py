@@ -140,7 +140,7 @@ def test_runs_are_not_fitted_again(vqvae, quick, monkeypatch):
 # ---- beside pythae
 
 BESIDE = ("alike", "training", "scoring")
-ENGINE = ("bare", "bare_game", "by_hand", "held", "loops", "measure", "with_pythae", "workloads")
+ENGINE = ("bare", "bare_game", "by_hand", "games_by_hand", "held", "loops", "measure", "with_pythae", "workloads")
 needs_pythae = pytest.mark.skipif(importlib.util.find_spec("pythae") is None, reason="pythae is not installed")
 
 

@@ -18,7 +18,7 @@ from pofx.data.dataset import Rows
 from pofx.train.loop import Trainer
 
 HERE = Path(__file__).resolve().parents[2] / "benchmarks" / "engine"
-NAMES = ("bare", "bare_game", "by_hand", "held", "loops", "measure", "peers", "workloads")
+NAMES = ("bare", "bare_game", "by_hand", "games_by_hand", "held", "loops", "measure", "peers", "workloads")
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,28 @@ def test_the_model_by_hand_is_the_model(engine, name, tolerance):
             mine.copy_(written)
     expected = model.loss(workload.x, generator=torch.Generator().manual_seed(3)).total
     torch.testing.assert_close(loss(workload.x, torch.Generator().manual_seed(3)), expected, rtol=tolerance, atol=0)
+
+
+@pytest.mark.parametrize("name", ["gan", "r3gan", "wgan-gp", "gan-conv", "sngan"])
+def test_the_game_by_hand_is_the_game(engine, name):
+    """Both players' losses with the same weights and the same noise."""
+    workload = replace(engine["workloads"].WORKLOADS[name], rows=16)
+    turns, written = workload.model().turns(), workload.written()
+    tolerance = 1e-3 if name == "sngan" else 1e-5
+    with torch.no_grad():
+        for turn, (weights, _) in zip(turns, written, strict=True):
+            for mine, theirs in zip(_drawn(turn.parameters), _drawn(weights), strict=True):
+                theirs.copy_(mine)
+    for turn, (_, loss) in zip(turns, written, strict=True):
+        rngs = [torch.Generator().manual_seed(3) for _ in range(2)]
+        for _ in range(30 if name == "sngan" else 1):  # each looks for singular vectors from where chance put it
+            expected, found = turn.loss(workload.x, generator=rngs[0]).total, loss(workload.x, rngs[1])
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def _drawn(parameters):
+    """Without those of norms, which begin as ones and zeros."""
+    return [p for p in parameters if p.numel() == 1 or p.unique().numel() > 1]
 
 
 def test_a_held_loop_makes_the_steps_asked_for_and_no_more(engine):

@@ -17,7 +17,7 @@ from pofx.domains import Images, in_words
 from pofx.errors import Unusable
 from pofx.evaluate.score import Score
 from pofx.files import write_json, write_text
-from pofx.protocols import Completes, Decodes, Encodes, Samples, capabilities
+from pofx.protocols import Completes, Decodes, Encodes, Samples, Transports, capabilities
 from pofx.rendering import Sampled, natural_suffix
 from pofx.runs import Run
 from pofx.train.launch import speaks
@@ -177,10 +177,17 @@ def traverse_command(options: argparse.Namespace) -> int:
 
 
 def map_command(options: argparse.Namespace) -> int:
-    """Where the test split lies in the latent, in two dimensions."""
+    """Where the test split lies in the latent, in two dimensions; or where a map between data sets takes rows."""
+    run = _run(options)
+    if Transports in capabilities(run.model):
+        from pofx.cli.transports import transport_and_show
+
+        return _told(transport_and_show(run, options), options)
     from pofx.cli.latents import map_and_show
 
-    return _told(map_and_show(_run(options), options), options)
+    if options.file is not None:
+        run.require(Transports, f"map the rows of {options.file}")
+    return _told(map_and_show(run, options), options)
 
 
 def complete_command(options: argparse.Namespace) -> int:

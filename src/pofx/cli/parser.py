@@ -136,6 +136,9 @@ def _training_flags(parser: Parser, arguments: list[str]) -> None:
         metavar="RUN:LAYER",
         help="learn from what a module of another run's model puts out for the source",
     )
+    parser.add_argument(
+        "--from", dest="from_source", metavar="SOURCE", help="of a model that maps: the data it maps from (noise)"
+    )
     if config:  # unsaid, so that what the file says stands
         parser.set_defaults(seed=None, device=None, condition=None, devices=None, strategy=None)
     _source_flags(parser)
@@ -244,9 +247,10 @@ def _traverse(parser: Parser, arguments: list[str]) -> None:
 
 def _map(parser: Parser, arguments: list[str]) -> None:
     parser.add_argument("run", metavar="RUN")
+    parser.add_argument("file", metavar="FILE", nargs="?", help="of a run that maps one data set to another: its rows")
     parser.add_argument("-n", type=int, default=2000, metavar="N", help="test observations, at most (2000)")
     parser.add_argument("--grid", action="store_true", help="beside it, pictures decoded all over a latent of two")
-    _latent_flags(parser, ".png")
+    _latent_flags(parser, ".png; where the rows of FILE go: .csv or .npy too")
 
 
 def _latent_flags(parser: Parser, files: str) -> None:
@@ -325,7 +329,7 @@ _COMMANDS: Mapping[str, tuple[str, Callable[[Parser, list[str]], None]]] = {
     "reconstruct": ("through the latent and back", _run_source),
     "interpolate": ("walk between observations in latent space", _interpolate),
     "traverse": ("what each dimension of the latent does", _traverse),
-    "map": ("the test split in the latent, in two dimensions", _map),
+    "map": ("the test split in the latent, in two dimensions; or where rows are mapped to", _map),
     "complete": ("fill in the rest of a text or a picture", _complete),
     "compress": ("a text or observations into a file, without loss", _compress),
     "decompress": ("what was compressed, as it was", _decompress),
@@ -360,7 +364,8 @@ def _add_flag(
     elif get_origin(kind) is Literal:
         group.add_argument(flag, choices=get_args(kind), default=None, help=text)
     elif isinstance(kind, tuple):
-        group.add_argument(flag, type=_numbers(kind[0]), default=None, metavar="N,N", help=text)
+        several, words = _several(kind[0]), get_args(kind[0])
+        group.add_argument(flag, type=several, default=None, metavar=",".join(words) or "N,N", help=text)
     else:
         group.add_argument(flag, type=_finite if kind is float else kind, default=None, help=text)
 
@@ -375,12 +380,19 @@ def _finite(text: str) -> float:
 _finite.__name__ = "float"  # what argparse calls it where a text is no number at all
 
 
-def _numbers(kind: type) -> Callable[[str], tuple[Any, ...]]:
-    def numbers(text: str) -> tuple[Any, ...]:
-        return tuple(kind(part) for part in text.split(",") if part)
+def _several(kind: Any) -> Callable[[str], tuple[Any, ...]]:
+    """What reads numbers, or words of a Literal, with commas between them."""
+    words = get_args(kind)
 
-    numbers.__name__ = f"list of {kind.__name__}"
-    return numbers
+    def several(text: str) -> tuple[Any, ...]:
+        parts = [part for part in text.split(",") if part]
+        unknown = [part for part in parts if words and part not in words]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"must be some of {', '.join(words)}, got {unknown[0]}")
+        return tuple(parts if words else map(kind, parts))
+
+    several.__name__ = "list of words" if words else f"list of {kind.__name__}"
+    return several
 
 
 def _shown(default: Any) -> str:

@@ -1,9 +1,9 @@
-"""Laws of a code: T symbols that an encoder gives an observation."""
+"""Laws of a code, T symbols that an encoder gives an observation; and of whatever is certain."""
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Generator, Tensor
 
 from pofx.distributions.discrete import Categorical
@@ -12,17 +12,27 @@ from pofx.randomness import rand
 
 @dataclass(frozen=True)
 class PointMass:
-    """One code of T symbols, and no other."""
+    """One value for each of a batch, and no other: a code, or what a decoder without noise makes.
 
-    mode: Int[Tensor, "*B T"]
+    Args:
+        mode: the values, (*B, ...).
+        axes: how many of the last axes one value has.
+    """
 
-    def log_prob(self, z: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """0 where z is the code, else -inf."""
-        other = (z != self.mode).any(-1)
+    mode: Shaped[Tensor, "..."]
+    axes: int = 1
+
+    def log_prob(self, z: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """log of the mass at z, of real numbers too, which have no density: 0 where z is the value, else -inf."""
+        other = (z != self.mode).flatten(-self.axes).any(-1)
         return torch.zeros(other.shape, device=z.device).masked_fill(other, -torch.inf)
 
-    def rsample(self, samples: int, *, generator: Generator) -> Int[Tensor, "N ..."]:
-        """The code, ``samples`` times."""
+    def sample(self, *, generator: Generator) -> Shaped[Tensor, "..."]:
+        """The value; nothing is drawn."""
+        return self.mode
+
+    def rsample(self, samples: int, *, generator: Generator) -> Shaped[Tensor, "N ..."]:
+        """The value, ``samples`` times."""
         return self.mode.expand(samples, *self.mode.shape)
 
 

@@ -10,6 +10,7 @@ from pofx.data.dataset import Data
 from pofx.errors import Unusable
 from pofx.evaluate.codes import code_scores
 from pofx.evaluate.cost import cost_scores
+from pofx.evaluate.critic import critic_scores
 from pofx.evaluate.drawing import MOST, Drawn, draw
 from pofx.evaluate.latents import latent_scores
 from pofx.evaluate.likelihood import likelihood_scores
@@ -38,9 +39,10 @@ def evaluate(
     """Every score the model is able to get, on held-out data, in at most about ``seconds``.
 
     Likelihood first, then what a linear probe reads from the features, then samples; what becomes of rows in a latent,
-    if there is one; what samples look like beside held-out rows, whether they are copies, whether they obey the class
-    asked for; and what all of it costs. Each is announced with its cost before it is computed; time is kept by taking
-    fewer rows, and every score says how many. Where time is plentiful the figures depend on the seed alone.
+    if there is one; whether a game's own critic tells samples from held-out rows; what samples look like beside these,
+    whether they are copies, whether they obey the class asked for; and what all of it costs. Each is announced with its
+    cost before it is computed; time is kept by taking fewer rows, and every score says how many. Where time is
+    plentiful the figures depend on the seed alone.
 
     Args:
         model: on ``device``; in evaluation mode while scored, and put back.
@@ -73,6 +75,7 @@ def evaluate(
         if not world.leads:
             return scores
         scores += latent_scores(model, data, clock=clock.share(0.2), device=device, **shared)
+        scores += critic_scores(model, drawn, data, clock=clock.share(0.1), device=device, **shared)
         if drawn is not None:
             scores += memorisation_score(drawn.x, data, clock=clock.share(0.3), **shared)
             scores += quality_scores(drawn.x, data, clock=clock.share(0.6), **shared)

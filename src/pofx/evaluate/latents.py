@@ -28,6 +28,7 @@ from pofx.samplers.latents import reconstruct
 
 MOST = 2048  # observations where time is plentiful: each z meets the posterior of every other
 FEWEST = 8
+LEAST = 64  # where there are as many, whatever the time: in one call they cost little more than one
 ACTIVE = 0.01  # variance of a unit's posterior mean
 _REFERENCE = 8192  # training rows that the constant beside a reconstruction is from
 _AT_ONCE = 2**22  # numbers of z in one call, where each meets many posteriors
@@ -77,9 +78,9 @@ def latent_scores(
     n, seconds = _affordable(model, rows, clock, seed, device)
     watch(f"latent: {n} of {split} there and back, about {seconds:.1f} s")
     x, c = rows[0][:n].to(device), None if rows[1] is None else rows[1][:n].to(device)
-    z = torch.cat([model.encode(*batch) for batch in _batches(model.domain, x, c)])
     scores = reconstruction_scores(model, x, c, data, seed=seed)
     if Infers in able:
+        z = torch.cat([model.encode(*batch) for batch in _batches(model.domain, x, c)])
         coded = code(model, x, c, seed=seed)
         scores += [*_rate_and_distortion(coded), *_information(coded, c, model)]
         scores += [*_units(z), *_dimensions(coded)] if z.is_floating_point() else []
@@ -293,5 +294,5 @@ def _affordable(model: Any, rows: Batch, clock: Clock, seed: int, device: str | 
         b = (time.perf_counter() - begun) / len(coded.z) ** 2
     seconds = clock.left
     n = 2 * seconds / (a + math.sqrt(a * a + 4 * b * seconds))
-    n = max(FEWEST, min(most, int(n)))
+    n = min(most, max(LEAST, int(n)))
     return n, a * n + b * n * n

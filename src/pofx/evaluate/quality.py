@@ -84,7 +84,7 @@ def statistics(real: Tensor, fake: Tensor, data: Data, *, exact: bool, seed: int
         **neighbours._asdict(),
     }
     if exact:
-        values["wasserstein"] = wasserstein_exact(real[:_EXACT], fake[:_EXACT])
+        values["wasserstein"] = wasserstein_exact(real[:_EXACT], fake[:_EXACT]).item()
     if isinstance(data.domain, Vectors):
         values["sliced wasserstein"] = sliced_wasserstein(real, fake, generator=stream(seed, "evaluate/slices")).item()
     return values

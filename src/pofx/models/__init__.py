@@ -25,6 +25,7 @@ _HOMES = {
     "GAN": "adversarial.gan",
     "UnrolledGAN": "adversarial.unrolled_gan",
     "FlowMatching": "diffusion.flow_matching",
+    "W2GAN": "transport.w2_gan",
     "Latent": "composed.latent",
     "Marginals": "baselines.marginals",
     "Gaussian": "baselines.gaussian",

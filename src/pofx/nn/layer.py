@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pofx.errors import Unusable, nearest
 from pofx.nn.modes import evaluating
-from pofx.protocols import Encodes, Learns, PseudoScores, Represents, Scores, capabilities
+from pofx.protocols import Encodes, Judges, Learns, PseudoScores, Represents, Scores, capabilities
 from pofx.randomness import stream
 
 
@@ -94,7 +94,7 @@ def _calls(model: Any) -> Iterator[Callable[[Tensor, Tensor | None], Any]]:
     able = capabilities(model)
     if Scores in able:
         yield lambda x, c: model.log_prob(x, c)
-    if Encodes in able:
+    if Encodes in able and Judges not in able:  # a game searches for z, in many calls
         yield lambda x, c: model.encode(x, c)
     if Represents in able:
         yield lambda x, c: model.features(x)

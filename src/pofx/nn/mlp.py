@@ -51,7 +51,7 @@ class MLP(nn.Module):
         super().__init__()
         sizes = [inputs, *hidden]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
-        self.norms = nn.ModuleList(nn.LayerNorm(b) if norm else nn.Identity() for b in hidden)
+        self.norms = nn.ModuleList(nn.LayerNorm(b) for b in hidden) if norm else None
         into = hidden or [outputs]
         self.contexts = nn.ModuleList(nn.Linear(context, b, bias=False) for b in into) if context else None
         self.activation = activation()
@@ -59,11 +59,11 @@ class MLP(nn.Module):
 
     def hidden(self, x: Float[Tensor, "*B D"], context: Tensor | None = None) -> Tensor:
         """Activations of the last hidden layer."""
-        for i, (layer, norm) in enumerate(zip(self.layers, self.norms)):
+        for i, layer in enumerate(self.layers):
             x = layer(x)
             if self.contexts is not None:
                 x = x + self.contexts[i](context)
-            x = self._activated(norm(x))
+            x = self._activated(x if self.norms is None else self.norms[i](x))
         return x
 
     def _activated(self, x: Float[Tensor, "*B D"]) -> Tensor:
@@ -73,7 +73,11 @@ class MLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "*B D"], context: Tensor | None = None) -> Tensor:
         """x (..., inputs) to (..., outputs)."""
-        out = self.head(self.hidden(x, context))
+        return self.finish(self.hidden(x, context), context)
+
+    def finish(self, h: Float[Tensor, "*B H"], context: Tensor | None = None) -> Tensor:
+        """What comes out of the last hidden layer's activations."""
+        out = self.head(h)
         return out if self.contexts is None or len(self.layers) else out + self.contexts[0](context)
 
 

@@ -20,6 +20,7 @@ from pofx.protocols import (
     Decodes,
     Encodes,
     Estimates,
+    Judges,
     PseudoScores,
     Represents,
     Samples,
@@ -110,7 +111,9 @@ def _draws(model: Any, domain: Domain, x: Tensor, c: Tensor | None) -> dict[str,
     if Encodes in able:
         draws["encode"] = lambda g: model.encode(x, c, generator=g)
     if Encodes in able and Decodes in able:
-        draws["decode's sample"] = lambda g: model.decode(model.encode(x, c), c).sample(generator=g)
+        with torch.no_grad():
+            z = model.encode(x, c)  # once: it may be a search
+        draws["decode's sample"] = lambda g: model.decode(z, c).sample(generator=g)
     if Completes in able:
         for what, known in masks(domain):
             if model.completes(known):
@@ -294,6 +297,22 @@ def check_decoding_is_a_distribution_over_observations(
     _ensure_canonical(domain, mode() if callable(mode) else mode, 10, "decode(z).mode")
 
 
+@promise(Judges)
+def check_judging_scores_each_lot_by_itself(
+    build: Build, domain: Domain, condition: Condition | None, *, steps: int
+) -> None:
+    """(L,), finite, without a graph, the same bits each time; a lot alone as among others."""
+    model = specimen(build, domain, condition, steps, double=True)
+    x, c = tiny_data(domain, condition, 60)
+    f = model.judge(x, c)
+    ensure(f.ndim == 1 and 0 < len(f) <= 60, f"judge gives shape {tuple(f.shape)} for 60 observations")
+    ensure(bool(f.isfinite().all()) and not f.requires_grad, "judge's scores are not finite, or carry a graph")
+    ensure_same_bits(f, model.judge(x, c), "scores of the same observations differ")
+    lot = 60 // len(f)
+    first = model.judge(x[:lot], None if c is None else c[:lot])
+    ensure_close(f[:1], first, "the score of a lot depends on the rest of the batch")
+
+
 @promise(Represents)
 def check_features_are_finite_rows(build: Build, domain: Domain, condition: Condition | None, *, steps: int) -> None:
     """(B, F), finite, the same bits each time, each row alone as in the batch."""
@@ -374,6 +393,8 @@ def _outputs(model: Any, domain: Domain, x: Tensor, c: Tensor | None) -> dict[st
         outputs["pseudo_log_prob"] = model.pseudo_log_prob(x, c)
     if Represents in able:
         outputs["features"] = model.features(x)
+    if Judges in able:
+        outputs["judge"] = model.judge(x, c)
     if Encodes in able:
         outputs["the mode of encode"] = model.encode(x, c)
     with torch.enable_grad():

@@ -11,9 +11,10 @@ from torch import Tensor
 from pofx.data.dataset import Batch
 from pofx.errors import Unusable
 from pofx.nn.modes import evaluating
-from pofx.protocols import Watched, capabilities
+from pofx.protocols import Judges, Samples, Watched, capabilities
 from pofx.train.health import Alarm, Health
 from pofx.train.loop import Trainer
+from pofx.train.modes import mode_meters
 from pofx.train.validation import Validation
 from pofx.train.watch import Stop, Watcher
 
@@ -40,6 +41,7 @@ class Course:
         restore: puts the trainer where the last such checkpoint stood.
         draw: draws samples, or None.
         watched: rows that the model's meters are read on, or None.
+        labels: their classes, where there are any, which the model need not be told.
         budget: seconds that the plan was made for, or None.
         seconds: spent before, in a resumed run.
         history: a row each time that losses are read.
@@ -52,6 +54,7 @@ class Course:
     restore: Callable[[], None]
     draw: Callable[[int], None] | None = None
     watched: Batch | None = None
+    labels: Tensor | None = None
     budget: float | None = None
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -139,11 +142,13 @@ class Course:
             self.alarm(alarm)
 
     def _meters(self) -> dict[str, float]:
-        model = self.trainer.model
-        if self.watched is None or Watched not in capabilities(model):
+        model, able = self.trainer.model, capabilities(self.trainer.model)
+        if self.watched is None or Watched not in able:
             return {}
         with evaluating(model):
             meters: dict[str, Tensor] = model.meters(*self.watched)  # type: ignore[operator]
+            if self.labels is not None and {Judges, Samples} <= able:  # a game may leave out part of the data
+                meters = meters | mode_meters(model, self.watched, self.labels)
         return {f"meter/{name}": float(value) for name, value in meters.items()}
 
     def _latest(self) -> dict[str, float]:

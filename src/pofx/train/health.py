@@ -22,6 +22,7 @@ IN_A_ROW = 3
 RECOVERED = 20  # rows without a finding after which a rule may ring again: about a tenth of a run
 ENOUGH = 30  # losses, to tell a slow start in noise from none
 SETTLED = 0.25  # share of the steps after which a reading is no longer that of an untrained network
+LATE = 0.95
 ONLY = ("model",)  # the players of maximum likelihood, whose loss falls; a game's need not
 
 
@@ -121,14 +122,19 @@ def exploding_gradients(rows: History, planned: int) -> str:
 
 
 def vanishing_gradients(rows: History, planned: int) -> str:
-    """Under a ten-thousandth of the largest norm, or under 1e-6, with nothing learnt: float32 has no use for less."""
+    """Under a ten-thousandth of the largest norm, or under 1e-6, with nothing learnt: float32 has no use for less.
+
+    In a game under a ten-thousandth of the usual: its largest may be of one mad step.
+    """
     for player in players(rows):
         norms = readings(rows, f"{player}/gradient")
         if len(norms) < 2 * IN_A_ROW:
             continue
         now = max(norms[-IN_A_ROW:])
-        learnt = players(rows) == ONLY and fell(readings(rows, f"{player}/loss"))
-        if now < max(1e-6, 1e-4 * max(norms)) and not learnt:
+        likelihood = players(rows) == ONLY
+        learnt = likelihood and fell(readings(rows, f"{player}/loss"))
+        usual = max(norms) if likelihood else statistics.median(norms)
+        if now < max(1e-6, 1e-4 * usual) and not learnt:
             return f"gradients of the {player} vanish: their norm is {now:.3g}"
     return ""
 
@@ -136,8 +142,12 @@ def vanishing_gradients(rows: History, planned: int) -> str:
 def no_learning(rows: History, planned: int) -> str:
     """After a quarter of the steps neither the loss nor the validation is better than it was, beyond its noise.
 
-    Where the first row stands for more than 100 steps, all that there is to learn may have been learnt in it.
+    Where the first row stands for more than 100 steps, all that there is to learn may have been learnt in it. A game's
+    losses need not fall, but samples that are the same three times show a generator that stands still.
     """
+    spread = meter(rows, "sample_spread", planned)
+    if spread and 0 < max(spread) - 1e-6 * max(spread) <= min(spread):  # of one point nothing can be said
+        return f"the generator stands still: samples spread {spread[-1]:.6g} times as far as the data, time and again"
     losses, values = readings(rows, "model/loss"), readings(rows, "validation")
     if not settled(rows, planned) or players(rows) != ONLY or len(losses) < ENOUGH or rows[0]["step"] > 100:
         return ""
@@ -194,10 +204,13 @@ def dead_codes(rows: History, planned: int) -> str:
 
 
 def saturated_critic(rows: History, planned: int) -> str:
-    """It tells 99% of pairs apart, and the generator's gradient is under a hundredth of its largest."""
+    """It tells 99% of pairs apart and is 99% sure of them, or leaves a gradient under a hundredth of the largest."""
+    sure = meter(rows, "critic_sure", planned)
     right, norms = meter(rows, "critic_accuracy", planned), readings(rows, "generator/gradient")
     if not right or len(norms) < IN_A_ROW or min(right) < 0.99:
         return ""
+    if sure and min(sure) > 0.99:
+        return f"the critic tells {right[-1]:.1%} of pairs apart and gives the real one {sure[-1]:.1%}"
     now = max(norms[-IN_A_ROW:])
     if now > 0.01 * max(norms):
         return ""
@@ -208,34 +221,56 @@ def saturated_critic(rows: History, planned: int) -> str:
 
 
 def mode_collapse(rows: History, planned: int) -> str:
-    """Samples spread under a tenth as far as the data do, and no farther than before: a generator begins in a point."""
-    spread = meter(rows, "sample_spread", planned)
-    if not spread or max(spread) >= 0.1 or grows(spread):
-        return ""
-    return f"samples are nearly all alike: their spread is {spread[-1]:.2g} of the data's"
+    """Samples spread under a tenth as far as the data do, or are of a third of its classes, and no more than before.
+
+    A generator begins in a point, which is of one class: classes count once samples spread half as far as the data do,
+    and when the run ends.
+    """
+    spread, modes = meter(rows, "sample_spread", planned), meter(rows, "modes", planned)
+    if spread and max(spread) < 0.1 and not grows(spread):
+        return f"samples are nearly all alike: their spread is {spread[-1]:.2g} of the data's"
+    known = meter(rows, "modes_known", planned)
+    out = late(rows, planned) or (spread and min(spread) >= 0.5)
+    if modes and out and 1 < known[-1] and max(modes) <= max(1, known[-1] / 3) and not grows(modes):
+        return f"samples are of {modes[-1]:.0f} of the {known[-1]:.0f} classes of the data"
+    return ""
 
 
 def steep_critic(rows: History, planned: int) -> str:
-    r"""The critic's slope is outside 0.2 to 10. It exceeds 1 by W / (2 lambda) and is well, so 2 or 3 is no illness."""
-    slope = meter(rows, "gradient_norm", planned)
-    if not slope or not (min(slope) > 10 or max(slope) < 0.2):
-        return ""
-    return f"the critic's gradient has norm {slope[-1]:.3g} where a Wasserstein critic's has about 1"
+    r"""The critic's slope is outside 0.2 to 10. It exceeds 1 by W / (2 lambda) and is well, so 2 or 3 is no illness.
+
+    Where no penalty wants it to be 1, a flat one is that of a critic that cannot tell, and only above 10 is none.
+    """
+    for name, least, wanted in (("gradient_norm", 0.2, "its penalty wants 1"), ("critic_slope", 0.0, "1 is usual")):
+        slope = meter(rows, name, planned)
+        if slope and (min(slope) > 10 or max(slope) < least):
+            most = readings(rows, "meter/critic_lipschitz")[-1:]
+            upto = f", up to {most[0]:.3g}," if most else ""
+            return f"the critic's gradient has norm {slope[-1]:.3g}{upto} where {wanted}"
+    return ""
 
 
 RULES = (
     Rule("not finite", not_finite, "lower --learning-rate or --clip, or use --precision fp32"),
     Rule("exploding gradients", exploding_gradients, "lower --learning-rate, or set --clip 1"),
-    Rule("vanishing gradients", vanishing_gradients, "take fewer layers, or look for units that have saturated"),
+    Rule(
+        "vanishing gradients",
+        vanishing_gradients,
+        "take fewer layers, or look for units that have saturated; in a game, for a player that has given up",
+    ),
     Rule("no learning", no_learning, "try a --learning-rate ten times higher, then ten times lower"),
     Rule("overfitting", overfitting, "the best weights are kept; use more data, a smaller model or --weight-decay"),
     Rule(
         "posterior collapse", posterior_collapse, "give it --free-bits, lower --beta, or take a less powerful decoder"
     ),
     Rule("dead codes", dead_codes, "take fewer codes, or raise --revive, which restarts those that are not used"),
-    Rule("saturated critic", saturated_critic, "give the critic fewer steps, a lower rate or a larger penalty"),
-    Rule("mode collapse", mode_collapse, "give the critic more steps, or lower --learning-rate"),
-    Rule("critic far from 1-Lipschitz", steep_critic, "raise --penalty, or lower --learning-rate"),
+    Rule(
+        "saturated critic",
+        saturated_critic,
+        "give the critic fewer steps, or hold it: a larger --penalty or --r1, or --spectral-norm",
+    ),
+    Rule("mode collapse", mode_collapse, "give the critic more steps or --packing 2, or lower --learning-rate"),
+    Rule("steep or flat critic", steep_critic, "raise --penalty or --r1, or lower --learning-rate"),
 )
 
 
@@ -283,6 +318,11 @@ def meter(rows: History, name: str, planned: int) -> list[float]:
 def settled(rows: History, planned: int) -> bool:
     """Whether a quarter of the steps is done."""
     return rows[-1]["step"] >= SETTLED * planned
+
+
+def late(rows: History, planned: int) -> bool:
+    """Whether the run is about to end."""
+    return rows[-1]["step"] >= LATE * planned
 
 
 def grows(values: Sequence[float]) -> bool:

@@ -10,9 +10,11 @@ from torch import Generator as Rng
 from torch import Tensor, nn
 
 from pofx.conditions import Condition, expand, rows_for
+from pofx.distributions import PointMass
 from pofx.domains import Images, Vectors
 from pofx.errors import Unusable
 from pofx.models.adversarial.augment import CHANGES, Kind, augment
+from pofx.models.adversarial.inversion import inverted
 from pofx.models.adversarial.networks import Conditioning, Critic, Generator, Network, packed
 from pofx.nn.conv import Norm
 from pofx.nn.modes import evaluating
@@ -26,7 +28,8 @@ class Game(nn.Module):
     """A generator g makes points of noise z, a critic f scores points. Abstract: a model says what they learn.
 
     Inside, pictures are dequantised to [-1, 1) and vectors standardised; what g makes is quantised only in ``sample``.
-    ``slope_is_one`` says that f is to be 1-Lipschitz, as a Wasserstein critic is.
+    ``slope_is_one`` says that a penalty wants f's slope to be 1, ``logits`` that sigmoid(f), or that of a difference of
+    two f, is a probability.
 
     Args:
         latent_dim: K, size of the noise z that a sample is made from; left out: 16 for pictures, D for vectors.
@@ -46,6 +49,7 @@ class Game(nn.Module):
     """
 
     slope_is_one = False
+    logits = False
 
     def __init__(
         self,
@@ -77,6 +81,10 @@ class Game(nn.Module):
         self.network: Network = ("conv" if large else "mlp") if network == "auto" else network
         if not 0 <= octaves <= (16 if self.network == "mlp" else 0):
             raise Unusable(f"octaves must be 0 to 16 with network mlp, and 0 with others, got {octaves}; 6 is usual")
+        if norm == "batch" and self.network != "conv":
+            raise Unusable(
+                f"norm 'batch' is of convolutions, got network {self.network!r}; take 'conv', or leave it out"
+            )
         self.generator = Generator(
             domain, condition, self.latent_dim, network=self.network, hidden=hidden, width=width, norm=norm
         )
@@ -86,6 +94,8 @@ class Game(nn.Module):
             minibatch_std=minibatch_std, spectral=spectral_norm, octaves=octaves,
         )  # fmt: skip
         self.standardise = Standardise(domain.dim) if isinstance(domain, Vectors) else None
+        if spectral_norm:
+            self.biased_gradient = "a weight's largest singular value is found step by step, and moves as it is asked"
         self.alone = self.critic.alone
         if not self.alone:
             self.whole_batch = "points are judged beside others of their batch, so pieces have other neighbours"
@@ -102,6 +112,35 @@ class Game(nn.Module):
         with evaluating(self.generator):
             return self.outside(self.generator(truncation * self.noise(n, generator), c))
 
+    @property
+    def latent_domain(self) -> Vectors:
+        """What z is: K numbers."""
+        return Vectors(self.latent_dim)
+
+    def encode(
+        self, x: Tensor, condition: Tensor | None = None, *, generator: Rng | None = None
+    ) -> Float[Tensor, "B K"]:
+        """The z whose g(z) is nearest to x, searched for at the cost of 100 steps of g; nothing is drawn."""
+        c = self.given(x, condition)
+        with evaluating(self.generator):
+            return inverted(self.generator, self.centred(x), c, self.latent_dim)
+
+    def decode(self, z: Float[Tensor, "B K"], condition: Tensor | None = None) -> PointMass:
+        """g(z) and no other x: of the density of x given z there is none."""
+        c = self.given(z, condition)
+        with evaluating(self.generator):
+            return PointMass(self.outside(self.generator(z, c)), len(self.domain.shape))
+
+    @torch.no_grad()
+    def judge(self, x: Tensor, condition: Tensor | None = None) -> Float[Tensor, "L"]:
+        """f of each x, higher for what looks real; where points are judged beside others, the mean of each lot."""
+        n, c = len(x) - len(x) % self.critic.lot, self.given(x, condition)
+        if not n:
+            return self.like.new_empty(0)
+        with evaluating(self.critic):
+            f = self.critic(self.centred(x[:n]), None if c is None else c[:n])
+        return f.view(-1, self.critic.lot // self.packing).mean(1)
+
     def features(self, x: Tensor) -> Float[Tensor, "B F"]:
         """The critic's last hidden layer, (B, hidden[-1]), of each x by itself (in a pack, of copies); without a
         condition.
@@ -112,18 +151,23 @@ class Game(nn.Module):
 
     @torch.no_grad()
     def meters(self, x: Tensor, condition: Tensor | None = None) -> dict[str, Tensor]:
-        """Of the critic: its gap between real and generated points, the share of pairs that it tells apart, its slope
-        between them (``gradient_norm`` where it is to be one). Of samples: their total standard deviation relative to
-        the data's.
+        """Of the critic: its gap between real and generated points, the share of pairs that it tells apart, how sure it
+        is of them, its slope between them (``gradient_norm`` where it is to be one), and the largest found, in slopes
+        and in differences: it is that of no critic of a smaller Lipschitz constant. Of samples: their total standard
+        deviation relative to the data's.
         """
         c, rng = self.given(x, condition), stream(0, "meters", device=x.device)
         real, fake, c = self.pairs(x, c, rng)
         f_real, f_fake = self.judged(real, fake, c)
-        slope = self.slope_between(real, fake, c, rng, share=0.25).mean().detach()
+        slopes = self.slope_between(real, fake, c, rng, share=0.25).detach()
+        apart = packed(real - fake, self.packing).flatten(1).norm(dim=1).clamp_min(1e-12)
+        sure = {"critic_sure": (f_real[:, None] - f_fake).sigmoid().mean()} if self.logits else {}
         return {
             "gap": f_real.mean() - f_fake.mean(),
             "critic_accuracy": (f_real[:, None] > f_fake).to(f_real.dtype).mean(),
-            "gradient_norm" if self.slope_is_one else "critic_slope": slope,
+            **sure,
+            "gradient_norm" if self.slope_is_one else "critic_slope": slopes.mean(),
+            "critic_lipschitz": torch.cat([slopes, (f_real - f_fake).abs() / apart]).max(),
             "sample_spread": _spread(fake) / _spread(real).clamp_min(1e-12),
         }
 
@@ -139,9 +183,9 @@ class Game(nn.Module):
             fake = self.generator(self.noise(n, generator), c).to(real)
         return real, self.seen(fake, generator), c
 
-    def judged(self, real: Tensor, fake: Tensor, c: Tensor | None) -> tuple[Tensor, ...]:
-        """f of each, (B,), or of each pack."""
-        if not self.alone:
+    def judged(self, real: Tensor, fake: Tensor, c: Tensor | None, *, apart: bool = False) -> tuple[Tensor, ...]:
+        """f of each, (B,), or of each pack; from one pass, unless ``apart``."""
+        if apart or not self.alone:
             return self.critic(real, c), self.critic(fake, c)
         return self.critic(torch.cat([real, fake]), None if c is None else torch.cat([c, c])).chunk(2)
 
@@ -153,12 +197,14 @@ class Game(nn.Module):
         packs = len(real) // m
         b = max(1, round(share * packs))
         # spread over the batch, not its first rows: so the pieces of a batch look at what the whole would
-        i = torch.arange(b, device=real.device) * packs // b
-        i = (i[:, None] * m + torch.arange(m, device=real.device)).flatten()
+        step, uneven = divmod(packs, b)
+        rows = torch.arange(b, device=real.device) * packs // b if uneven else slice(None, None, step)
+        real, fake = (y.unflatten(0, (packs, m))[rows] for y in (real, fake))
+        c = None if c is None else c.unflatten(0, (packs, m))[rows].flatten(0, 1)
         epsilon = rand((b, *[1] * (real.ndim - 1)), generator=generator, device=real.device)
         with torch.enable_grad():
-            x_hat = torch.lerp(fake[i], real[i], epsilon.to(real).repeat_interleave(m, dim=0)).requires_grad_()
-            f = self.critic(x_hat, None if c is None else c[i])
+            x_hat = torch.lerp(fake, real, epsilon.to(real)).flatten(0, 1).requires_grad_()
+            f = self.critic(x_hat, c)
             (square,) = self.squared_slopes(f.sum(), x_hat)
             # the small term keeps the root differentiable where f is flat
             return (square + 1e-12).sqrt()
@@ -206,7 +252,7 @@ class Game(nn.Module):
     def given(self, x: Tensor, condition: Tensor | None) -> Tensor | None:
         """A row of the condition for each of x."""
         if self.condition is not None and condition is None:
-            raise Unusable("a conditional game learns from pairs, got no condition; give one row per observation")
+            raise Unusable("a conditional game learns from pairs, got no condition; give one row of it per observation")
         return expand(self.condition, condition, len(x))
 
     @property
@@ -242,8 +288,6 @@ def _check_choices(
     if not isinstance(domain, Images):
         if network in ("conv", "residual"):
             raise Unusable(f"network {network!r} needs images, got {domain.kind}; take 'mlp' or 'auto'")
-        if norm == "batch":
-            raise Unusable(f"norm 'batch' is of convolutions and needs images, got {domain.kind}; leave it out")
         if augment:
             raise Unusable(f"augment changes pictures, got {domain.kind}; leave it out")
 

@@ -105,10 +105,11 @@ class GAN(Game):
         self.critic_steps, self.r1, self.r2, self.penalty, self.penalised = critic_steps, r1, r2, penalty, penalised
         self.weight_clip, self.anneal, self.own_rate = weight_clip, anneal, own_rate(critic_learning_rate)
         self.register_buffer("remaining", torch.ones(()), persistent=anneal != 1)
-        self.slope_is_one = loss == "wasserstein"
+        self.slope_is_one = penalty > 0
+        self.logits = loss in ("saturating", "non-saturating", "relativistic")
         if weight_clip:
             self.held({}, Progress(0, 1))
-        self.recipe = _recipe(domain, self.network, loss)
+        self.recipe = _recipe(domain, self.network, spectral_norm)
 
     def turns(self) -> tuple[Turn, ...]:
         """The critic moves ``critic_steps`` times, then the generator once."""
@@ -122,15 +123,17 @@ class GAN(Game):
     def critic_loss(self, x: Tensor, condition: Tensor | None = None, *, generator: Rng) -> Loss:
         """The critic's side of the value, and what holds its slope; g is not moved."""
         real, fake, c = self.pairs(x, self.given(x, condition), generator)
-        # The slopes of R1 and R2 are of the very scores that the value is made of: one pass for both.
+        # The slopes of R1 and R2 are of the very scores that the value is made of: one pass for both. One alone is not
+        # to be differentiated twice through what it does not need.
         sloped = [y.requires_grad_() for y, weight in ((real, self.r1), (fake, self.r2)) if weight]
-        f_real, f_fake = self.judged(real, fake, c)
+        f_real, f_fake = self.judged(real, fake, c, apart=len(sloped) == 1)
         total = self.value.critic(f_real, f_fake)
         parts = {"gap": (f_real.mean() - f_fake.mean()).detach()}
         if sloped:
             weights = [weight * self.remaining for weight in (self.r1, self.r2) if weight]
             squares = [square.mean() for square in self.squared_slopes(f_real.sum() + f_fake.sum(), *sloped)]
-            total = total + sum(weight / 2 * square for weight, square in zip(weights, squares))
+            for weight, square in zip(weights, squares):
+                total = total + weight / 2 * square
             parts["squared_slope"] = squares[0].detach()
         if self.penalty:
             slope = self.slope_between(real.detach(), fake.detach(), c, generator, share=self.penalised)
@@ -158,14 +161,15 @@ class GAN(Game):
         self.remaining.fill_(self.anneal**progress.fraction)
 
 
-def _recipe(domain: Images | Vectors, network: str, loss: Name) -> dict[str, Any]:
+def _recipe(domain: Images | Vectors, network: str, spectral_norm: bool) -> dict[str, Any]:
     # Without momentum: the opponent moves too, so old gradients point to where the game no longer is.
     shared = {"optimiser": "adam", "schedule": "cosine", "clip": 0.0, "ema": 0.1, "beta1": 0.0, "beta2": 0.9}
     if network != "mlp":
         return shared | {"batch_size": 64, "learning_rate": 1e-3}
     if isinstance(domain, Vectors):
         return shared | {"batch_size": 256, "learning_rate": 4e-3}
-    return shared | {"batch_size": 64, "learning_rate": 2e-3}
+    # What a normed critic says does not grow with its weights, so that each step moves it less.
+    return shared | {"batch_size": 64, "learning_rate": 5e-3 if spectral_norm else 2e-3}
 
 
 def _check_arguments(loss: str, critic_steps: int, penalised: float, **weights: float) -> None:

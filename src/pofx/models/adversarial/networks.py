@@ -118,6 +118,11 @@ class Critic(nn.Module):
         normed = any(isinstance(module, nn.BatchNorm2d) for module in self.modules())
         return self.packing == 1 and not self.minibatch_std and not normed
 
+    @property
+    def lot(self) -> int:
+        """How many consecutive points have a say in each other's scores, batch norm aside."""
+        return self.packing * (GROUP if self.minibatch_std else 1)
+
     def hidden(self, y: Tensor, c: Tensor | None, *, group: int = GROUP) -> Float[Tensor, "P F"]:
         """h of each pack of points; the spread is that of ``group`` packs."""
         told = None
@@ -130,7 +135,7 @@ class Critic(nn.Module):
         h = self.trunk.hidden(y, told).flatten(1)
         if self.minibatch_std:
             h = torch.cat([h, _spread(h, group)], dim=1)
-        return self.activation(self.trunk.head(h))
+        return self.activation(self.trunk.finish(h, told) if isinstance(self.trunk, MLP) else self.trunk.head(h))
 
     def forward(self, y: Float[Tensor, "B ..."], c: Tensor | None) -> Float[Tensor, "P"]:
         """f(x, c) of each pack."""

@@ -44,6 +44,8 @@ class UnrolledGAN(Game):
             answers at once leaves nothing to look ahead for, and the steps ahead then overshoot it.
     """
 
+    logits = True
+
     def __init__(
         self,
         domain: Images | Vectors,

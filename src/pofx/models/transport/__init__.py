@@ -1,0 +1,1 @@
+"""Transport: maps that carry one law onto another at the least cost."""
