@@ -12,7 +12,7 @@ from torch.func import functional_call
 from pofx.conditions import Condition
 from pofx.domains import Images, Vectors, require
 from pofx.errors import Unusable
-from pofx.models.adversarial.game import Choice, Game
+from pofx.models.adversarial.game import Choice, Game, own_rate
 from pofx.models.adversarial.values import VALUES
 from pofx.protocols import Loss, Turn
 
@@ -40,7 +40,11 @@ class UnrolledGAN(Game):
         width: channels of the first convolution.
         unrolled: steps of the critic that the generator looks ahead.
         unrolled_rate: eta, the rate of these steps.
+        critic_learning_rate: of the critic's ordinary steps. As in the paper a tenth of the generator's: a critic that
+            answers at once leaves nothing to look ahead for, and the steps ahead then overshoot it.
     """
+
+    logits = True
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class UnrolledGAN(Game):
         width: int = 32,
         unrolled: int = 5,
         unrolled_rate: float = 0.3,
+        critic_learning_rate: float = 1e-4,
     ) -> None:
         require("unrolled-gan", domain, Images, Vectors)
         if unrolled < 1:
@@ -62,14 +67,16 @@ class UnrolledGAN(Game):
         super().__init__(
             domain, condition=condition, latent_dim=latent_dim, hidden=hidden, network=network, width=width,
             norm="layer", conditioning="projection", packing=1, minibatch_std=False, spectral_norm=False, augment=(),
+            signs=0, octaves=0,
         )  # fmt: skip
         self.unrolled, self.unrolled_rate = unrolled, unrolled_rate
+        self.own_rate = own_rate(critic_learning_rate)
         self.recipe = _recipe(domain)
 
     def turns(self) -> tuple[Turn, ...]:
-        """One step each. The generator's is the faster one: looking ahead makes up for a critic that lags behind."""
+        """One step each, on the same batch."""
         return (
-            Turn("critic", tuple(self.critic.parameters()), self.critic_loss),
+            Turn("critic", tuple(self.critic.parameters()), self.critic_loss, optimiser=self.own_rate),
             Turn("generator", tuple(self.generator.parameters()), self.generator_loss, fresh=False),
         )
 
