@@ -360,6 +360,15 @@ _TABLE: tuple[Entry, ...] = (
         arguments={"loss": "relativistic", "r1": 0.1, "r2": 0.1, "width": 16},
     ),
     Entry(
+        "unrolled-gan",
+        "pofx.models.adversarial.unrolled_gan:UnrolledGAN",
+        family="adversarial",
+        paper="Metz et al. 2017, arXiv:1611.02163",
+        summary="the generator learns against the critic as it will be, some steps ahead",
+        domains=("images", "vectors"),
+        tiny={kind: {"unrolled": 2, **_TINY_GAME} for kind in ("images", "vectors")},
+    ),
+    Entry(
         "flow-matching",
         "pofx.models.diffusion.flow_matching:FlowMatching",
         family="diffusion",

@@ -19,7 +19,7 @@ from pofx.divergences import (
     f_divergence,
     f_divergence_of_logs,
 )
-from pofx.divergences.checks import check_points, check_weights
+from pofx.divergences.checks import check_points, check_tensors, check_weights
 from pofx.errors import Unusable
 from pofx.randomness import stream
 
@@ -237,16 +237,25 @@ def of_laws(p, q, **settings):
         (lambda: f_divergence(torch.tensor([0.5, 0.4]), torch.tensor([0.5, 0.5]), "kl"), "p must sum to one"),
         (lambda: f_divergence(torch.tensor([0.5, 0.5]), torch.tensor([1.5, -0.5]), "kl"), "q must hold probabilities"),
         (lambda: f_divergence(torch.tensor([0.5, math.nan]), torch.tensor([0.5, 0.5]), "kl"), "p must be finite"),
-        (lambda: f_divergence(torch.tensor([0.5, 0.5]), torch.tensor([1.0]), "kl"), "same symbols, got 2 and 1"),
+        (
+            lambda: f_divergence(torch.tensor([0.5, 0.5]), torch.tensor([1.0]), "kl"),
+            "got shapes (2,) and (1,)",
+        ),
+        (lambda: f_divergence(torch.ones(2, 1), torch.ones(3, 1), "kl"), "must pair up, got shapes (2, 1) and (3, 1)"),
+        (lambda: check_tensors(x=[0.0]), "x must be a tensor, got list"),
         (lambda: f_divergence(torch.ones(1), torch.ones(1), "jensen-shanon"), "did you mean 'jensen-shannon'"),
         (lambda: alpha_divergence(1), "use 'reverse-kl' for 0 and 'kl' for 1"),
         (lambda: of_laws(MIXTURE, D.Normal(0.0, 1.0), n=1), "n of at least 2, got 1"),
         (lambda: of_laws(D.Normal(torch.zeros(3), 1.0), MIXTURE), "got a batch of shape (3,)"),
         (lambda: of_laws(DrawsOnly(), MIXTURE), "DrawsOnly lacks Scores; compare samples instead"),
         (lambda: of_laws(D.Dirichlet(torch.ones(3)), MIXTURE), "shape (3,) and ()"),
+        (
+            lambda: of_laws(D.Normal(0.0, 1.0), D.Poisson(2.0), which="jensen-shannon"),
+            "a continuous and a discrete",
+        ),
         (lambda: check_points(x=torch.zeros(3)), "x must be (N, F)"),
-        (lambda: check_points(x=torch.zeros(3, 2), least=4), "x needs at least 4 rows, got 3"),
-        (lambda: check_points(x=torch.zeros(3, 2), y=torch.zeros(3, 1)), "same width, got 2 and 1"),
+        (lambda: check_points(4, x=torch.zeros(3, 2)), "x needs at least 4 rows, got 3"),
+        (lambda: check_points(x=torch.zeros(3, 2), y=torch.zeros(3, 1)), "same columns, got shapes (3, 2) and (3, 1)"),
         (lambda: check_points(x=torch.zeros(3, 2), y=torch.zeros(3, 2).double()), "one dtype"),
         (lambda: check_points(x=torch.zeros(3, 2).long()), "must be real numbers, got torch.int64"),
         (lambda: check_points(x=torch.full((3, 2), math.inf)), "x must be finite, got 6 of 6"),

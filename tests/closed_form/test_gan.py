@@ -11,6 +11,8 @@ from pofx.data.dataset import Rows
 from pofx.domains import Images, Vectors
 from pofx.errors import Unusable
 from pofx.models import GAN
+from pofx.models.adversarial.networks import in_octaves
+from pofx.protocols import Progress
 from pofx.randomness import seeded_init, stream
 from pofx.runs import load
 from pofx.train.loop import Trainer
@@ -157,6 +159,10 @@ def test_without_truncation_noise_every_sample_of_a_class_is_the_same():
         (Vectors(2), {"latent_dim": 0}, "latent_dim must be at least 1"),
         (Vectors(2), {"critic_steps": 0}, "critic_steps must be at least 1"),
         (Vectors(2), {"penalty": -1.0}, "penalty must be at least 0"),
+        (Images(1, 16, 16, 4), {"octaves": 2}, "0 with others, got 2"),
+        (Vectors(2), {"critic_learning_rate": 0.0}, "critic_learning_rate must be above 0"),
+        (Vectors(2), {"anneal": 0.0}, r"in \(0, 1\]"),
+        (Vectors(2), {"signs": 3, "latent_dim": 2}, "a number of the noise's 2 coordinates, got 3"),
         (Vectors(2), {"penalised": 1.5}, r"share of the batch in \(0, 1\]"),
     ],
 )
@@ -169,6 +175,45 @@ def test_a_conditional_game_needs_conditions():
     model = built(Vectors(2), hidden=(8,), condition=TWO)
     with pytest.raises(Unusable, match="learns from pairs"):
         model.critic_loss(torch.zeros(3, 2), generator=stream(0, "noise"))
+
+
+def test_signs_are_torn_apart_and_the_rest_is_normal():
+    model = built(Vectors(2), hidden=(4,), signs=3)
+    z = model.noise(4000, stream(0, "noise"))
+    assert z.shape == (4000, 5)
+    assert set(z[:, :3].unique().tolist()) == {-1.0, 1.0}
+    assert z[:, :3].mean(0).abs().max() < 4 / 4000**0.5
+    assert z[:, 3:].unique().numel() == 8000
+
+
+def test_what_is_left_of_r1_and_r2_falls_geometrically():
+    with seeded_init(0):
+        model = find("r3gan").build(Vectors(2), hidden=(4,), anneal=0.01)
+    model.critic = Linear(torch.tensor([3.0, 4.0]))
+    (critic, _), x = model.turns(), torch.zeros(8, 2)
+    for step, left in ((0, 1.0), (50, 0.1), (100, 0.01)):
+        critic.after({}, Progress(step, 100))
+        loss = critic.loss(x, generator=stream(0, "noise"))
+        bare = model.value.critic(*model.judged(*model.pairs(x, None, stream(0, "noise"))))
+        assert (loss.total - bare).item() == pytest.approx(left * 25.0, rel=1e-4)  # (1/2 + 1/2) |w|^2
+    assert model.state_dict()["remaining"].item() == pytest.approx(0.01)
+
+
+def test_octaves_are_sines_and_cosines_no_steeper_than_y():
+    y = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None].requires_grad_()
+    seen = in_octaves(y, 3)
+    expected = [y, *((w * y).sin() / w for w in (1, 2, 4)), *((w * y).cos() / w for w in (1, 2, 4))]
+    torch.testing.assert_close(seen, torch.cat(expected, 1))
+    slopes = torch.stack([torch.autograd.grad(seen[:, i].sum(), y, retain_graph=True)[0] for i in range(7)])
+    assert slopes.abs().max() <= 1 + 1e-12
+    model = built(Vectors(2), hidden=(4,), octaves=3, packing=2)
+    assert model.critic.trunk.head.in_features == 2 * 2 * 7
+
+
+def test_the_critic_has_a_learning_rate_of_its_own():
+    model = built(Vectors(2), hidden=(4,), critic_learning_rate=0.25)
+    trainer = Trainer(model, Rows(torch.randn(64, 2)), settings_from(model.recipe, {"learning_rate": 0.5}), planned=1)
+    assert trainer.peaks == [0.25, 0.5]
 
 
 def test_several_words_are_read_from_one_flag(tmp_path, capsys):

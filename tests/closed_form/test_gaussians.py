@@ -1,5 +1,7 @@
 """The distance of normal laws and the map between them, against SciPy, closed forms and each other."""
 
+import inspect
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -139,7 +141,16 @@ def test_bad_input_is_one_line():
     for wrong, match in (
         (lambda: frechet(m, s / 0, m, s), r"cov_a must be finite, got \d of 4 values"),
         (lambda: gaussian_map(s, m, flat, m, s), r"off by 1; map from the other side"),
-        (lambda: gaussian_displacement(m, s, m, s, -0.1), r"t must be from 0 \(a\) to 1 \(b\), got -0\.1"),
+        (
+            lambda: gaussian_displacement(m, s, m, s, -0.1),
+            r"t must be from 0, .* to 1, .* got -0\.1",
+        ),
+        (lambda: frechet(m, s, m, -s), r"cov_b must be a covariance, symmetric and with no negative eigenvalue"),
+        (lambda: frechet(m, s, m, s + s.roll(1, 0).triu()), r"cov_b must be a covariance"),
+        (lambda: frechet(m, 2 - s, m, s), r"cov_a must be a covariance"),
+        (lambda: inspect.unwrap(gaussian_map)(s[:, :1], m, s, m, s), r"x must be \(N, 2\), .* got shape \(2, 1\)"),
+        (lambda: inspect.unwrap(moments)(m), r"x must be \(N, F\)"),
+        (lambda: moments(s[:0]), r"x needs at least 1 row, got 0"),
     ):
         with pytest.raises(Unusable, match=match) as error:
             wrong()

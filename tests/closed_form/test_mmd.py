@@ -1,5 +1,6 @@
 """Maximum mean discrepancies against their definition, closed forms, SciPy and each other."""
 
+import inspect
 import itertools
 import math
 
@@ -261,13 +262,16 @@ def test_bad_input_is_one_line():
         (lambda: median_bandwidth(x[[0, 0]], x[[0]]), r"half of the pairs coincide; give a bandwidth"),
         (
             lambda: mmd_squared(x[:1], y, gaussian_kernel(1.0)),
-            r"at least 2 rows, got \(1, 2\) and \(5, 2\); .*biased=True",
+            r"x needs at least 2 rows, got 1; give more of them, or biased=True",
         ),
         (lambda: mmd_squared(x, y, gaussian_kernel(1.0), weights_x=torch.ones(4)), r"weights_x must sum to one"),
         (lambda: mmd_squared(x, y, gaussian_kernel(1.0), weights_x=torch.eye(4)[0]), r"all is on one; use biased=True"),
         (lambda: energy_distance(x * math.inf, y), r"x must be finite"),
         (lambda: energy_distance(x[:1], y, biased=False), r"x needs at least 2 rows, got 1"),
-        (lambda: energy_distance_1d(x[:0], y), r"at least one row each"),
+        (lambda: energy_distance_1d(x[:0], y), r"x needs at least 1 row, got 0"),
+        (lambda: inspect.unwrap(mmd_squared)(x.long(), y.long(), gaussian_kernel(1.0)), r"x must be real numbers"),
+        (lambda: mmd_squared(x.double(), y.float(), gaussian_kernel(1.0)), r"x and y must have one dtype"),
+        (lambda: kernel_distance(x * math.nan, y), r"x must be finite"),
     ):
         with pytest.raises(Unusable, match=match) as error:
             wrong()

@@ -1,11 +1,13 @@
 """Spectra of waves and of blurs, whose power is known."""
 
+import inspect
 import math
 
 import pytest
 import torch
 
 from pofx.divergences import lost_energy, power_spectrum
+from pofx.errors import Unusable
 from pofx.randomness import stream
 
 
@@ -53,3 +55,8 @@ def test_coarse_changes_lose_nothing_fine_and_noise_adds():
     assert lost_energy(x, torch.full_like(x, 9)).item() == pytest.approx(1)
     assert lost_energy(x.double(), x.double() + 50 * torch.randn(x.shape, generator=stream(1, "x"))).item() < 0
     assert lost_energy(wave(6), 0 * wave(6), above=0.15).item() == pytest.approx(1)
+
+
+def test_pictures_of_two_sizes_are_refused():
+    with pytest.raises(Unusable, match=r"alike, got \(1, 1, 32, 32\) and \(1, 1, 16, 16\)"):
+        inspect.unwrap(lost_energy)(wave(1), wave(1, 16))

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from pofx.data import load
-from pofx.data.toys import SIZES, toys
+from pofx.data.toys import SIZES, mixture, toys
+from pofx.errors import Unusable
 
 BOX, CELLS, FINE = 5.0, 40, 6  # [-5, 5]^2 in 40 x 40 cells, each of 6 x 6 points
 SLANTED = 8.0  # half side of the box that holds the one wide toy
@@ -102,3 +104,37 @@ def test_checkerboard_points_never_leave_their_squares():
         assert torch.equal(data.log_prob(x), torch.full((len(x),), -math.log(8)))
         assert sorted(c.unique().tolist()) == list(range(8))
     assert data.log_prob(torch.tensor([[0.5, 1.5], [9.0, 9.0]])).tolist() == [-math.inf, -math.inf]
+
+
+@pytest.mark.parametrize(("source", "modes", "sd"), [("ring", 8, 0.01), ("grid:n=5000,modes=9,sd=0.3", 9, 0.3)])
+def test_mixtures_are_torchs(source, modes, sd):
+    data = load(source, condition="class")
+    x, c = data.test.rows()
+    assert (len(data.train), data.condition.count) == (100_000 if source == "ring" else 5000, modes)
+    centres = torch.stack([x[c == k].mean(0) for k in range(modes)])
+    normals = Independent(Normal(torch.tensor(mixture(source[:4], modes).centres, dtype=torch.float64), sd), 1)
+    truth = MixtureSameFamily(Categorical(torch.ones(modes)), normals)
+    torch.testing.assert_close(data.log_prob(x.double()), truth.log_prob(x.double()), atol=1e-5, rtol=0)
+    torch.testing.assert_close(centres.double(), normals.mean, atol=5 * sd * (modes / len(x)) ** 0.5, rtol=0)
+
+
+def test_centres_are_all_different():
+    """Angles from 0 to 2 pi, both ends included, would make seven of eight."""
+    for name, modes in (("ring", 8), ("grid", 25)):
+        assert torch.nn.functional.pdist(torch.tensor(mixture(name).centres)).min() > 0.7
+        assert mixture(name).parts == modes
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("grid:modes=8", "square number of modes, got 8; take 4 or 9"),
+        ("ring:sd=0", "sd must be above 0"),
+        ("ring:sd=wide", "takes a number"),
+        ("ring:n=0", "n must be 1 to"),
+        ("moons:sd=1", "takes no sd"),
+    ],
+)
+def test_options_of_mixtures_are_refused_in_one_line(source, message):
+    with pytest.raises(Unusable, match=message):
+        load(source)

@@ -71,7 +71,7 @@ def test_it_depends_on_the_generator_alone_and_leaves_the_global_state():
     ("x", "y", "told"),
     [
         (torch.zeros(19, 1), torch.zeros(20, 1), "x needs at least 20 rows, got 19"),
-        (torch.zeros(20, 1), torch.zeros(20, 3), "same width, got 1 and 3"),
+        (torch.zeros(20, 1), torch.zeros(20, 3), "same columns, got shapes (20, 1) and (20, 3)"),
         (torch.zeros(20, 1), torch.full((20, 1), math.nan), "y must be finite, got 20 of 20"),
     ],
 )

@@ -1,5 +1,6 @@
 """Bounds by a critic: the best critic reaches them, no other passes them; information of correlated normals."""
 
+import inspect
 import math
 
 import pytest
@@ -184,10 +185,17 @@ def test_nwj_is_the_variational_bound_of_kl():
             lambda: wasserstein_dual(torch.zeros(7, 1), torch.zeros(9, 1), generator=stream(0, "n")),
             "x needs at least 8",
         ),
-        (lambda: wasserstein_dual(torch.zeros(8, 1), torch.zeros(8, 2), generator=stream(0, "n")), "same width, got 1"),
+        (lambda: wasserstein_dual(torch.zeros(8, 1), torch.zeros(8, 2), generator=stream(0, "n")), "same columns"),
         (lambda: wasserstein_dual(*torch.zeros(2, 8, 1), generator=stream(0, "n"), width=3), "an even width"),
         (lambda: info_nce(torch.zeros(2, 3)), "got shape (2, 3)"),
         (lambda: nwj(torch.zeros(1, 1)), "B at least 2"),
+        (lambda: variational_bound(torch.zeros(0), torch.zeros(2), "kl"), "t_p needs at least 1 row, got 0"),
+        (
+            lambda: inspect.unwrap(variational_bound)(
+                torch.zeros(2, 1), torch.zeros(2, 1), "kl", weights_p=torch.ones(2)
+            ),
+            "weights_p must be one for each sample, got shape (2,) for (2, 1)",
+        ),
         (lambda: variational_bound(torch.zeros(2), torch.zeros(2), "jsd"), "no f-divergence is called 'jsd'"),
     ],
 )

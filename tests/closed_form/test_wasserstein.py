@@ -105,6 +105,17 @@ def test_gradients_on_a_line_reach_points_and_weights(p):
     )
 
 
+def test_gradients_of_weights_where_distribution_functions_meet():
+    """A law on a line of cells, and the same moved by whole cells: each value of F stands in both, once or twice."""
+    edges, theta = torch.linspace(-4, 8, 121, dtype=F64), torch.tensor(1.0, dtype=F64, requires_grad=True)
+    p, q = (torch.special.ndtr(4 * (edges - m)).diff() for m in (0.0, theta))
+    p, q, cells = p / p.sum(), q / q.sum(), (edges[1:] + edges[:-1]) / 2
+    distance = wasserstein_1d(cells, cells, p=1.0, weights_x=p, weights_y=q)
+    (slope,) = torch.autograd.grad(distance, theta)
+    assert distance.item() == pytest.approx(1, abs=1e-9)
+    assert slope.item() == pytest.approx(1, abs=1e-9)
+
+
 # Exact
 
 
@@ -294,11 +305,17 @@ def test_other_columns_are_refused_not_broadcast():
     for function, match in (
         (lambda: inspect.unwrap(wasserstein_1d)(x, y), r"the same columns, got shapes \(4, 2\) and \(5, 1\)"),
         (lambda: inspect.unwrap(sliced_wasserstein)(x, y, **slices), r"the same columns, got"),
-        (lambda: inspect.unwrap(max_sliced_wasserstein)(x, y, **slices), r"same width, got 2 and 1"),
-        (lambda: inspect.unwrap(optimal_transport)(x, y), r"same width, got 2 and 1"),
-        (lambda: inspect.unwrap(displacement)(x, y, torch.zeros(4, 5), 0.5), r"same width, got 2 and 1"),
+        (
+            lambda: inspect.unwrap(max_sliced_wasserstein)(x, y, **slices),
+            r"same columns, got shapes \(4, 2\)",
+        ),
+        (lambda: inspect.unwrap(optimal_transport)(x, y), r"same columns, got shapes \(4, 2\)"),
+        (
+            lambda: inspect.unwrap(displacement)(x, y, torch.zeros(4, 5), 0.5),
+            r"same columns, got shapes \(4, 2\)",
+        ),
         (lambda: inspect.unwrap(displacement)(x, x, torch.zeros(4, 5), 0.5), r"plan must be \(4, 4\)"),
-        (lambda: inspect.unwrap(mmd_squared)(x, y, gaussian_kernel(1.0)), r"of one width"),
+        (lambda: inspect.unwrap(mmd_squared)(x, y, gaussian_kernel(1.0)), r"the same columns"),
     ):
         with pytest.raises(Unusable, match=match):
             function()
@@ -310,16 +327,17 @@ def test_bad_input_is_one_line():
     for wrong, match in (
         (lambda: wasserstein_1d(x, y, p=0.5), r"p must be at least 1, got 0\.5"),
         (lambda: wasserstein_1d(x, y, p=math.nan), r"p must be at least 1, got nan"),
-        (lambda: wasserstein_1d(x[:0], y), r"at least one row each"),
+        (lambda: wasserstein_1d(x[:0], y), r"x needs at least 1 row, got 0"),
+        (lambda: sliced_wasserstein(x.double(), y.float(), generator=generator), r"x and y must have one dtype"),
         (lambda: wasserstein_1d(x, y, weights_x=torch.ones(4, dtype=F64)), r"weights_x must sum to one, got 4"),
-        (lambda: wasserstein_exact(x, y, p=math.inf), r"p is inf; use wasserstein_1d"),
+        (lambda: wasserstein_exact(x, y, p=math.inf), r"p must be finite, as a plan sums costs, got inf"),
         (lambda: wasserstein_exact(x, y, p=0.5), r"p must be at least 1"),
         (lambda: wasserstein_exact(x * math.nan, y), r"x must be finite"),
         (lambda: wasserstein_exact(x[:0], y), r"x needs at least 1 row, got 0"),
         (lambda: wasserstein_exact(x, y, weights_y=-weights(5)), r"weights_y must not be negative"),
         (lambda: optimal_transport(x, y, cost=lambda x, y: x @ x.T), r"cost must give \(4, 5\)"),
         (lambda: optimal_transport(x, y, cost=lambda x, y: (x @ y.T) / 0), r"cost must be finite"),
-        (lambda: sliced_wasserstein(x, y, generator=generator, p=math.inf), r"p is inf; use a finite p"),
+        (lambda: sliced_wasserstein(x, y, generator=generator, p=math.inf), r"p must be finite, as slices .*, got inf"),
         (lambda: sliced_wasserstein(x, y, generator=generator, projections=0), r"projections must be at least 1"),
         (lambda: max_sliced_wasserstein(x, y / 0, generator=generator), r"y must be finite"),
         (lambda: max_sliced_wasserstein(x, y, generator=generator, restarts=0), r"restarts must be at least 1"),

@@ -1,6 +1,7 @@
 """What the user asks of a source: ``NAME-or-PATH[:option[,option=value]...]`` and keywords beside it, checked."""
 
 import glob
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -32,6 +33,9 @@ class Options:
         column: of a streamed set, the pictures or texts.
         config: of a streamed set, which of its subsets.
         revision: of a streamed set on the hub, a branch, tag or commit.
+        modes: of a mixture of normals, how many.
+        sd: of a mixture of normals, the standard deviation of each.
+        n: of a mixture of normals, training points that are drawn.
     """
 
     size: int | None = None
@@ -50,15 +54,20 @@ class Options:
     column: str | None = None
     config: str | None = None
     revision: str | None = None
+    modes: int | None = None
+    sd: float | None = None
+    n: int | None = None
 
     def __post_init__(self) -> None:
         for name, least, most in (
-            ("size", 1, 4096), ("levels", 2, 65536), ("palette", 2, 1024), ("stack", 2, 3),
-            ("length", 1, 1 << 20), ("vocabulary", 257, 1 << 20), ("limit", 1, 1 << 62),
+            ("size", 1, 4096), ("levels", 2, 65536), ("palette", 2, 1024), ("stack", 2, 3), ("length", 1, 1 << 20),
+            ("vocabulary", 257, 1 << 20), ("limit", 1, 1 << 62), ("modes", 1, 10_000), ("n", 1, 1 << 26),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise Unusable(f"{name} must be {least} to {most}, got {value}; leave it out for the default")
+        if self.sd is not None and not 0 < self.sd < math.inf:
+            raise Unusable(f"sd must be above 0, and finite, got {self.sd}; leave it out for the default")
         if self.encoding not in ENCODINGS:
             raise Unusable(f"there is no encoding {self.encoding!r}{nearest(self.encoding, ENCODINGS)}")
         if self.vocabulary is not None and self.encoding != "bpe":
@@ -181,6 +190,13 @@ def _whole(name: str, value: str | None) -> int:
         raise Unusable(f"the option {name} takes a whole number, as in {name}=32; got {value!r}") from None
 
 
+def _number(name: str, value: str | None) -> float:
+    try:
+        return float(value or "")
+    except ValueError:
+        raise Unusable(f"the option {name} takes a number, as in {name}=0.05; got {value!r}") from None
+
+
 def _flag(name: str, value: str | None) -> bool:
     if value not in (None, "true", "false"):
         raise Unusable(f"the option {name} is true or false, got {value!r}; write just {name}")
@@ -214,4 +230,7 @@ _PARSERS: dict[str, Callable[[str, str | None], Any]] = {
     "column": _word,
     "config": _word,
     "revision": _word,
+    "modes": _whole,
+    "sd": _number,
+    "n": _whole,
 }

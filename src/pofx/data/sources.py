@@ -16,6 +16,7 @@ _PICTURES = ("size", "levels", "palette", "binary", "limit")
 _DIGITS = (*_PICTURES, "stack")
 _TEXT = ("length", "encoding", "vocabulary", "records", "limit", "mapped")
 _TABLE = ("drop", "limit")
+_MODES = ("modes", "sd", "n", "limit")
 FORCE, STREAM = "name:", "hf:"
 
 
@@ -43,6 +44,8 @@ _NAMED: dict[str, _Source] = {
     "shapes": _Source("12,000 drawn shapes with a caption each, RGB", "shapes:read_shapes", _PICTURES),
     "ring8": _Source("eight normals on a ring; density known", "toys:read_toy", ("limit",)),
     "grid25": _Source("5 x 5 normals; density known", "toys:read_toy", ("limit",)),
+    "ring": _Source("8 narrow normals on a ring; density known", "toys:read_mixture", _MODES),
+    "grid": _Source("5 x 5 narrow normals; density known", "toys:read_mixture", _MODES),
     "moons": _Source("two half circles with noise; density known", "toys:read_toy", ("limit",)),
     "spirals": _Source("two arms of a spiral with noise; density known", "toys:read_toy", ("limit",)),
     "checkerboard": _Source("uniform on eight squares; density known", "toys:read_toy", ("limit",)),

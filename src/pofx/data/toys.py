@@ -29,7 +29,7 @@ class Normals:
     """Normals of one covariance at each of K centres."""
 
     centres: tuple[tuple[float, float], ...]
-    covariance: tuple[tuple[float, float], tuple[float, float]]
+    covariance: tuple[tuple[float, float], ...]
 
     @property
     def parts(self) -> int:
@@ -154,13 +154,9 @@ Toy = Normals | Curves | Checkerboard | Pinwheel
 @cache
 def toys() -> dict[str, Toy]:
     """Every toy by name."""
-    around = [2 * math.pi * k / 8 for k in range(8)]
-    ring = tuple((2 * math.cos(a), 2 * math.sin(a)) for a in around)
-    grid = tuple((2.0 * i, 2.0 * j) for i in range(-2, 3) for j in range(-2, 3))
-    narrow = ((0.01, 0.0), (0.0, 0.01))
     return {
-        "ring8": Normals(ring, narrow),
-        "grid25": Normals(grid, narrow),
+        "ring8": Normals(_around(8, radius=2.0), _round(0.1)),
+        "grid25": Normals(_square(5), _round(0.1)),
         "moons": Curves("moons", sigma=0.1, nodes=200),
         "spirals": Curves("spirals", sigma=0.1, nodes=400),
         "checkerboard": Checkerboard(),
@@ -169,28 +165,72 @@ def toys() -> dict[str, Toy]:
     }
 
 
+def mixture(name: str, modes: int | None = None, sd: float | None = None) -> Normals:
+    """The narrow normals on which GANs are seen to lose modes: ``ring``, radius 1, or ``grid``, 2 apart.
+
+    Args:
+        name: "ring" or "grid".
+        modes: K; left out: 8 of the ring, 25 of the grid.
+        sd: of each; left out: 0.01 of the ring, 0.05 of the grid.
+
+    Raises:
+        Unusable: a grid of a number that is no square.
+
+    Source: Lin et al. 2018, arXiv:1712.04086, section 4.1.
+    """
+    if name == "ring":
+        return Normals(_around(modes or 8, radius=1.0), _round(sd or 0.01))
+    side = math.isqrt(modes or 25)
+    if modes and side**2 != modes:
+        raise Unusable(f"a grid has a square number of modes, got {modes}; take {side**2} or {(side + 1) ** 2}")
+    return Normals(_square(side), _round(sd or 0.05))
+
+
+def _around(modes: int, *, radius: float) -> tuple[tuple[float, float], ...]:
+    angles = [2 * math.pi * k / modes for k in range(modes)]
+    return tuple((radius * math.cos(a), radius * math.sin(a)) for a in angles)
+
+
+def _square(side: int) -> tuple[tuple[float, float], ...]:
+    along = [2.0 * i - (side - 1) for i in range(side)]
+    return tuple((a, b) for a in along for b in along)
+
+
+def _round(sd: float) -> tuple[tuple[float, float], ...]:
+    return ((sd**2, 0.0), (0.0, sd**2))
+
+
 def read_toy(request: Request) -> Data:
     """10,000 training, 2,000 validation and 10,000 test points, drawn independently by the seed."""
-    toy = toys()[request.place]
-    part, x = (torch.cat(drawn) for drawn in zip(*(_draw(toy, request, name) for name in SIZES)))
-    rows = torch.arange(len(x)).split(list(SIZES.values()))
+    return _read(toys()[request.place], request, SIZES)
+
+
+def read_mixture(request: Request) -> Data:
+    """100,000 training points or as many as ``n`` says, 2,000 validation and 10,000 test points; classes are modes."""
+    options = request.options
+    return _read(mixture(request.place, options.modes, options.sd), request, SIZES | {"train": options.n or 100_000})
+
+
+def _read(toy: Toy, request: Request, sizes: dict[str, int]) -> Data:
+    part, x = (torch.cat(drawn) for drawn in zip(*(_draw(toy, request, name, n) for name, n in sizes.items())))
+    rows = torch.arange(len(x)).split(list(sizes.values()))
     given = {"class": Labels(part, tuple(map(str, range(toy.parts))))} if toy.parts > 1 else {}
     return split_rows(
         Observations(
             Vectors(2),
             x,
-            official={name: index.clone() for name, index in zip(SIZES, rows)},
+            official={name: index.clone() for name, index in zip(sizes, rows)},
             described="drawn by the seed",
             given=given,
-            log_prob=KnownDensity(request.place),
+            log_prob=KnownDensity(request.place, toy),
         ),
         request,
     )
 
 
-def _draw(toy: Toy, request: Request, split: str) -> tuple[Tensor, Tensor]:
+def _draw(toy: Toy, request: Request, split: str, n: int) -> tuple[Tensor, Tensor]:
     generator = stream(request.seed, f"{request.place}/{split}")
-    part = torch.randint(toy.parts, (SIZES[split],), generator=generator)
+    part = torch.randint(toy.parts, (n,), generator=generator)
     return part, toy.draw(part, generator=generator)
 
 
@@ -199,11 +239,11 @@ class KnownDensity:
     """log p(x) of a toy, in nats, marginal over its parts."""
 
     name: str
+    toy: Toy
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, 2) to (N,), computed in float64."""
         if x.shape[1:] != (2,):
             raise Unusable(f"{self.name} has points of shape (N, 2), got {tuple(x.shape)}")
-        toy = toys()[self.name]
-        values = [toy.log_density(rows.cpu().double()) for rows in x.split(_CHUNK)]
+        values = [self.toy.log_density(rows.cpu().double()) for rows in x.split(_CHUNK)]
         return torch.cat(values).to(x.device, x.dtype) if values else x.new_zeros(0)

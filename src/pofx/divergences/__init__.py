@@ -22,6 +22,7 @@ from pofx.divergences.kernels import (
     polynomial_kernel,
 )
 from pofx.divergences.mmd import energy_distance, energy_distance_1d, kernel_distance, mmd, mmd_squared
+from pofx.divergences.modes import ModeCoverage, mode_coverage
 from pofx.divergences.neighbours import PRDC, memorisation, nearest_distance, prdc
 from pofx.divergences.ranks import auc
 from pofx.divergences.sinkhorn import EntropicTransport, sinkhorn, sinkhorn_divergence, sinkhorn_matrix
@@ -36,6 +37,7 @@ __all__ = [
     "EntropicTransport",
     "Estimated",
     "FDivergence",
+    "ModeCoverage",
     "OptimalTransport",
     "TwoSampleTest",
     "alpha_divergence",
@@ -64,6 +66,7 @@ __all__ = [
     "memorisation",
     "mmd",
     "mmd_squared",
+    "mode_coverage",
     "moments",
     "nearest_distance",
     "normal_mutual_information",

@@ -50,6 +50,9 @@ def divergence_of_laws(
             f"p and q must be laws of the same thing, got observations of shape {tuple(p.event_shape)} and "
             f"{tuple(q.event_shape)}; give both the same"
         )
+    if (kinds := [_is_discrete(law) for law in (p, q)]) in ([True, False], [False, True]):
+        a, b = ("discrete" if kind else "continuous" for kind in kinds)
+        raise Unusable(f"p and q must have densities of one kind, got a {a} and a {b} law; compare two of one kind")
     closed = _closed_form(p, q, which.name)
     if closed is not None:
         return Estimated(closed, 0.0, 0, "exact")
@@ -73,6 +76,12 @@ def _closed_form(p: Any, q: Any, name: str) -> float | None:
         return (kl_divergence(p, q) if name == "kl" else kl_divergence(q, p)).item()
     except NotImplementedError:  # torch's word for a pair that it has no formula for
         return None
+
+
+def _is_discrete(law: Any) -> bool | None:
+    """Whether log p is of a probability, not of a density; None where the law does not say."""
+    support = law.support if isinstance(law, Distribution) else None
+    return None if support is None else support.is_discrete
 
 
 def _check_law(law: Any, name: str) -> None:

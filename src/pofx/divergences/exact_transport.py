@@ -1,6 +1,5 @@
 """Exact optimal transport of two samples: the plan, the potentials that prove it, and what lies on the way."""
 
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pofx.divergences.checks import check_finite, check_points, check_weights
-from pofx.divergences.wasserstein import check_order, root
+from pofx.divergences.checks import check_finite, check_order, check_points, check_way, check_weights
+from pofx.divergences.kernels import distances
+from pofx.divergences.wasserstein import root
 from pofx.errors import Unusable
 
 # Pivots of the simplex: a guard against one that cycles, far above the 10^6 or so that 5000 points take.
@@ -69,7 +69,8 @@ def optimal_transport(
     check_points(x=x, y=y)
     a = check_weights(weights_x, len(x), "weights_x", like=x.double())
     b = check_weights(weights_y, len(y), "weights_y", like=x.double())
-    c = _powers(x.double(), y.double(), p) if cost is None else cost(x, y).double()
+    check_order(p, finite="a plan sums costs")
+    c = distances(x.double(), y.double()).pow(p) if cost is None else cost(x, y).double()
     if c.shape != (len(x), len(y)):
         raise Unusable(f"cost must give ({len(x)}, {len(y)}), a row per x, got {tuple(c.shape)}; return x against y")
     check_finite(cost=c)
@@ -119,17 +120,9 @@ def displacement(
     check_points(x=x, y=y)
     if plan.shape != (len(x), len(y)):
         raise Unusable(f"the plan must be ({len(x)}, {len(y)}), a row per x, got {tuple(plan.shape)}; give theirs")
-    if not 0 <= t <= 1:
-        raise Unusable(f"t must be from 0 (x) to 1 (y), got {t}; there is no law beyond")
+    check_way(t)
     i, j = plan.nonzero(as_tuple=True)
     return (1 - t) * x[i] + t * y[j], plan[i, j]
-
-
-def _powers(x: Float[Tensor, "N F"], y: Float[Tensor, "M F"], p: float) -> Float[Tensor, "N M"]:
-    check_order(p)
-    if math.isinf(p):
-        raise Unusable("a plan has a finite order, and p is inf; use wasserstein_1d on a line, or a large p")
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").pow(p)
 
 
 def _solved(

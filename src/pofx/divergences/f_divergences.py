@@ -76,11 +76,7 @@ def f_divergence_of_logs(
     >>> f_divergence_of_logs(log_p, log_q, "jensen-shannon").shape
     torch.Size([5])
     """
-    if log_p.shape[-1] != log_q.shape[-1]:
-        raise Unusable(
-            f"p and q must have the same symbols, got {log_p.shape[-1]} and {log_q.shape[-1]}; give both all of them, "
-            f"with zeros where there are none"
-        )
+    _check_shapes(log_p.shape, log_q.shape)
     which = f_divergence_named(which)
     return f_terms(log_p, log_q, which).sum(-1).clamp(min=which.least)  # rounding alone would go below
 
@@ -233,13 +229,23 @@ F_DIVERGENCES = {
 }
 
 
+def _check_shapes(p: torch.Size, q: torch.Size) -> None:
+    if not p or not q or p[-1] != q[-1] or not p[-1]:
+        raise Unusable(
+            f"p and q must have the same symbols on their last axis, got shapes {tuple(p)} and {tuple(q)}; give both "
+            f"all of them, with zeros where there are none"
+        )
+    if any(a != b and 1 not in (a, b) for a, b in zip(p[::-1], q[::-1])):
+        raise Unusable(f"the rows of p and q must pair up, got shapes {tuple(p)} and {tuple(q)}; give as many, or one")
+
+
 def _check_probabilities(p: Tensor, name: str) -> None:
     check_finite(**{name: p})
     if (p < 0).any():
         raise Unusable(f"{name} must hold probabilities, got {p.min().item():.6g}; of logits give .softmax(-1)")
-    worst = (p.sum(-1) - 1).abs().max().item() if p.numel() else math.inf
-    if worst > 1e-3:
-        raise Unusable(f"{name} must sum to one along its last axis, got a sum off by {worst:.6g}; divide by the sum")
+    sums = p.sum(-1).flatten()
+    if (off := (sums - 1).abs() > 1e-3).any():
+        raise Unusable(f"{name} must sum to one along its last axis, got {sums[off][0].item():.6g}; divide by the sum")
 
 
 def _log(p: Tensor) -> Tensor:

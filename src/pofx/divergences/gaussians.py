@@ -7,8 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pofx.divergences.checks import check_finite
+from pofx.divergences.checks import check_columns, check_finite, check_rows, check_way
 from pofx.errors import Unusable
+
+# Of the total variance: what float32 may leave of an asymmetry, or of an eigenvalue below zero.
+_ROUNDING = 1e-4
 
 
 def frechet(
@@ -54,6 +57,10 @@ def gaussian_map(
     Raises: ``Unusable`` where a is singular in a way that no such map mends: b has more dimensions, or others.
     """
     _check_normals(mean_a, cov_a, mean_b, cov_b)
+    if x.ndim != 2 or x.shape[-1:] != mean_a.shape[-1:]:
+        raise Unusable(
+            f"x must be (N, {mean_a.shape[-1]}), of the laws' columns, got shape {tuple(x.shape)}; give the same"
+        )
     return mean_b + (x - mean_a) @ _slope(cov_a, cov_b)
 
 
@@ -69,15 +76,16 @@ def gaussian_displacement(
     Source: McCann 1997; Peyre and Cuturi 2019, arXiv:1803.00567, remark 7.1.
     """
     _check_normals(mean_a, cov_a, mean_b, cov_b)
-    if not 0 <= t <= 1:
-        raise Unusable(f"t must be from 0 (a) to 1 (b), got {t}; there is no law beyond")
+    check_way(t)
     step = (1 - t) * torch.eye(len(cov_a)).to(cov_a) + t * _slope(cov_a, cov_b)
     return (1 - t) * mean_a + t * mean_b, step @ cov_a @ step
 
 
 def moments(x: Float[Tensor, "N F"]) -> tuple[Float[Tensor, "F"], Float[Tensor, "F F"]]:
-    """Mean and unbiased covariance of the rows, in float64: a covariance of many features needs the digits."""
+    """Mean and unbiased covariance of the rows, in float64: a covariance of many features needs the digits; that
+    of a single row is zero. No value is read."""
     x = x.double()
+    check_rows(x=x)
     mean = x.mean(0)
     centred = x - mean
     return mean, centred.T @ centred / max(1, len(x) - 1)
@@ -130,6 +138,10 @@ def _relative_rounding(matrix: Tensor) -> float:
 
 
 def _check_normals(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> None:
+    check_columns(mean_a=mean_a)
+    check_columns(cov_a=cov_a)
+    check_columns(mean_b=mean_b)
+    check_columns(cov_b=cov_b)
     check_finite(mean_a=mean_a, cov_a=cov_a, mean_b=mean_b, cov_b=cov_b)
     width = mean_a.shape[-1]
     for name, cov in (("cov_a", cov_a), ("cov_b", cov_b)):
@@ -138,3 +150,16 @@ def _check_normals(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor)
                 f"means must be of one width F and covariances F by F, got {width}, {mean_b.shape[-1]} and for {name} "
                 f"{tuple(cov.shape)}; give both the same columns"
             )
+        _check_covariance(cov.detach().double(), name)
+
+
+def _check_covariance(cov: Float[Tensor, "*S F F"], name: str) -> None:
+    """Symmetric and positive semidefinite, but for rounding of float32, in units of the total variance."""
+    total = cov.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    ridged = cov + _ROUNDING * total.clamp(min=1e-300) * torch.eye(cov.shape[-1]).to(cov)
+    uneven = (cov - cov.mT).abs() > _ROUNDING * total
+    if uneven.any() or torch.linalg.cholesky_ex(ridged).info.any():
+        raise Unusable(
+            f"{name} must be a covariance, symmetric and with no negative eigenvalue, got one that is not; "
+            f"moments(x) makes one"
+        )

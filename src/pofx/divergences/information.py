@@ -53,7 +53,7 @@ def nwj(scores: Float[Tensor, "B C"]) -> Float[Tensor, ""]:
 
 
 def normal_mutual_information(rho: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-    r"""$-\frac12 \log(1 - \rho^2)$ of two normals of correlation rho, exact; infinite at -1 and 1.
+    r"""$-\frac12 \log(1 - \rho^2)$ of two normals of correlation rho, exact; infinite at -1 and 1, NaN beyond.
 
     >>> normal_mutual_information(torch.tensor([0.6, -1.0]))
     tensor([0.2231, inf])

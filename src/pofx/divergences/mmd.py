@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pofx.divergences.checks import check_points, check_weights
+from pofx.divergences.checks import check_columns, check_points, check_rows, check_weights
 from pofx.divergences.kernels import Kernel, distance_kernel, polynomial_kernel
-from pofx.divergences.wasserstein import check_columns, root
+from pofx.divergences.wasserstein import root
 from pofx.errors import Unusable
 
 
@@ -38,12 +38,8 @@ def mmd_squared(
         biased: the V-statistic.
         weights_x, weights_y: of the samples; None: equal.
     """
-    least = 1 if biased else 2
-    if x.ndim != 2 or min(len(x), len(y)) < least or x.shape[1:] != y.shape[1:]:
-        raise Unusable(
-            f"x and y must be (N, F), of one width and at least {least} row{'s' * (least > 1)}, got {tuple(x.shape)} "
-            f"and {tuple(y.shape)}; give more rows or the same columns{', or biased=True for one' * (not biased)}"
-        )
+    cure = "give more of them" + ", or biased=True for one" * (not biased)
+    check_rows(1 if biased else 2, cure, x=x, y=y)
     a = None if weights_x is None else check_weights(weights_x, len(x), "weights_x", like=x)
     b = None if weights_y is None else check_weights(weights_y, len(y), "weights_y", like=y)
     return _within(kernel(x, x), a, biased) + _within(kernel(y, y), b, biased) - 2 * _between(kernel(x, y), a, b)
@@ -70,7 +66,9 @@ def kernel_distance(
 
     Source: Binkowski et al. 2018, arXiv:1801.01401, eq. 4.
     """
-    return mmd_squared(x.double(), y.double(), polynomial_kernel(degree, offset))
+    x, y = x.double(), y.double()
+    check_points(2, x=x, y=y)
+    return mmd_squared(x, y, polynomial_kernel(degree, offset))
 
 
 def energy_distance(
@@ -89,7 +87,7 @@ def energy_distance(
 
     Source: Szekely and Rizzo 2013, eq. 5.
     """
-    check_points(least=1 if biased else 2, x=x, y=y)
+    check_points(1 if biased else 2, x=x, y=y)
     kernel = distance_kernel(exponent)
     return mmd_squared(x, y, kernel, biased=biased, weights_x=weights_x, weights_y=weights_y)
 
@@ -101,11 +99,12 @@ def energy_distance_1d(
     weights_x: Float[Tensor, "N"] | None = None,
     weights_y: Float[Tensor, "M"] | None = None,
 ) -> Float[Tensor, "*S"]:
-    r"""The same on a line, for each column: $2 \int (F_x - F_y)^2$, in units of x; exact, in the time of sorting.
+    r"""The same on a line, for each column: $2 \int (F_x - F_y)^2$, in units of x; exact between the samples,
+    in the time of sorting. No value of a point is read: NaN in is NaN out.
 
     Source: Szekely and Rizzo 2013, theorem 1 and its remark on one dimension.
     """
-    check_columns(x, y)
+    check_columns(x=x, y=y)
     a = check_weights(weights_x, len(x), "weights_x", like=x)
     b = check_weights(weights_y, len(y), "weights_y", like=y)
     points, order = torch.cat([x, y]).sort(0)

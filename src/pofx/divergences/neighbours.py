@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pofx.divergences.checks import check_points
+from pofx.errors import Unusable
+
 _CHUNK = 1024
 
 
@@ -26,8 +29,16 @@ def prdc(real: Float[Tensor, "N F"], fake: Float[Tensor, "M F"], *, k: int = 5) 
     Density: mean over fakes of (number of balls of reals it lies in) / k. Coverage: share of reals with a fake in
     their ball; for equal laws it is $1 - \prod_{i=1}^k (N - i) / (N + M - i)$ in the mean.
 
+    All four are exact of the samples; each moves with their sizes, so compare at equal ones. Rows that coincide have
+    balls without an inside, in which nothing lies.
+
+    Raises: ``Unusable`` for fewer than k + 1 rows, unequal widths and NaN.
+
     Source: Kynkaanniemi et al. 2019, arXiv:1904.06991, eq. 2; Naeem et al. 2020, arXiv:2002.09797, eqs. 3 and 4.
     """
+    if k < 1:
+        raise Unusable(f"k must be at least 1, the nearest other row, got {k}; 5 is common")
+    check_points(k + 1, real=real, fake=fake)
     real, fake = _centred(real, fake)
     reach_real, reach_fake = _reach(real, k), _reach(fake, k)
     balls = torch.zeros(len(fake), dtype=torch.int64, device=fake.device)
@@ -43,6 +54,7 @@ def prdc(real: Float[Tensor, "N F"], fake: Float[Tensor, "M F"], *, k: int = 5) 
 
 def nearest_distance(x: Float[Tensor, "N F"], among: Float[Tensor, "M F"]) -> Float[Tensor, "N"]:
     """Distance of each row to the nearest ``among`` others; exactly 0 for a copy."""
+    check_points(x=x, among=among)
     a, b = _centred(x, among)
     nearest = torch.cat([d.argmin(1) for _, d in _distances(a, b)])
     return (x - among[nearest]).norm(dim=1)  # once more, without the cancellation of |a|^2 - 2 ab + |b|^2
@@ -61,6 +73,7 @@ def memorisation(
     missed; there are more of them than held-out ones, hence nearer ones, and dividing by the value of real rows that
     are in neither set takes that out.
     """
+    check_points(2, held_out=held_out)
     return _ratio(samples, train, held_out) / _ratio(reference, train, held_out)
 
 

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pofx.divergences.kernels import distances
+
 # No entry of the kernel is below e^-80 of its row's largest: near e^-87 single precision becomes many times slower, and
 # at zero a column could be lost. It is made anew where a scaling has moved by e^20: what was raised weighs e^-60 then.
 _FLOOR, _REACH = -80.0, 20.0
@@ -69,7 +71,7 @@ class Problem:
             return x
         if self.p == 2:
             return torch.addmm(_squares(x)[:, None] + _squares(y), x, y.T, alpha=-2)
-        return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").pow(self.p)
+        return distances(x, y).pow(self.p)
 
     def scores(self, rows: slice, psi: Float[Tensor, "M"]) -> tuple[Float[Tensor, "R M"], Tensor | float]:
         """psi_j - C_ij / epsilon, but for a number of each row, |x_i|^2 / epsilon, that the caller subtracts."""

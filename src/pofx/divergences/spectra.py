@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
+from pofx.errors import Unusable
+
 
 def power_spectrum(x: Real[Tensor, "N C H W"]) -> Float[Tensor, "F"]:
     r"""Power by frequency, averaged over pictures, channels and directions.
@@ -29,12 +31,15 @@ def lost_energy(x: Real[Tensor, "N C H W"], back: Real[Tensor, "N C H W"], *, ab
 
     E is the energy of all frequencies of at least ``above`` cycles per pixel (1/2 is the finest: black, white, black).
     0: nothing is lost; 1: all of it, by a blur, say; below 0: what came back has more of it, as noise has.
+    NaN where x has none.
 
     Args:
         x: pictures, in any unit; levels as integers will do.
         back: their reconstructions, or samples beside them.
         above: the lowest frequency that counts as fine.
     """
+    if x.shape != back.shape:
+        raise Unusable(f"x and back must be alike, got {tuple(x.shape)} and {tuple(back.shape)}; give both in one size")
     fine = _frequency(x) >= above
     return 1 - _power(back)[..., fine].sum() / _power(x)[..., fine].sum()
 

@@ -62,7 +62,7 @@ def classifier_two_sample_test(
 
     Raises: ``Unusable`` for fewer rows, unequal widths and NaN.
     """
-    check_points(x=x, y=y, least=20)
+    check_points(20, x=x, y=y)
     if steps < 1 or width < 1:
         raise Unusable(f"the classifier needs steps and width of at least 1, got {steps} and {width}; the defaults do")
     rows = torch.cat([x, y]).detach()

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
-from pofx.divergences.checks import check_points
+from pofx.divergences.checks import check_columns, check_points
 from pofx.divergences.estimated import Estimated, global_state_from, sum_of_means
 from pofx.divergences.f_divergences import FDivergence, f_divergence_named
 from pofx.errors import Unusable
@@ -40,7 +40,8 @@ def variational_bound(
     0.5
     """
     which = f_divergence_named(which)
-    return _mean(t_p, weights_p) - _mean(which.conjugate(t_q), weights_q)
+    check_columns(t_p=t_p, t_q=t_q)
+    return _mean(t_p, weights_p, "weights_p") - _mean(which.conjugate(t_q), weights_q, "weights_q")
 
 
 def wasserstein_dual(
@@ -73,7 +74,7 @@ def wasserstein_dual(
 
     Raises: ``Unusable`` for fewer rows, unequal widths, NaN, and for an odd width.
     """
-    check_points(x=x, y=y, least=8)
+    check_points(8, x=x, y=y)
     if steps < 0 or width < 2 or width % 2:
         raise Unusable(f"the critic needs steps of at least 0 and an even width above 0, got {steps} and {width}")
     x, y, scale = _in_common_units(x.detach(), y.detach())
@@ -121,7 +122,7 @@ def _in_common_units(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
     """Both less one mean and over one spread, and that spread: one factor, so that slopes stay comparable."""
     both = torch.cat([x, y])
     centre = both.mean(0)
-    scale = (both - centre).square().mean().sqrt().item() or 1.0
+    scale = (both - centre).double().square().mean().sqrt().item() or 1.0
     return (x - centre) / scale, (y - centre) / scale, scale
 
 
@@ -130,7 +131,11 @@ def _halves(x: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     return x[order[::2]], x[order[1::2]]
 
 
-def _mean(t: Tensor, weights: Tensor | None) -> Tensor:
+def _mean(t: Tensor, weights: Tensor | None, name: str) -> Tensor:
     if weights is None:
         return t.mean()
+    if weights.shape != t.shape:
+        raise Unusable(
+            f"{name} must be one for each sample, got shape {tuple(weights.shape)} for {tuple(t.shape)}; give as many"
+        )
     return torch.where(weights > 0, weights * t, 0.0).sum() / weights.sum()

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from pofx.divergences.checks import check_points, check_weights
+from pofx.divergences.checks import check_columns, check_order, check_points, check_rows, check_weights
 from pofx.errors import Unusable
 
 
@@ -35,7 +35,7 @@ def wasserstein_1d(
     tensor(3.)
     """
     check_order(p)
-    check_columns(x, y)
+    check_columns(x=x, y=y)
     if weights_x is None and weights_y is None:
         return _power_mean(*_equal_steps(x.sort(0).values, y.sort(0).values), p)
     gap, width = _weighted_steps(x.flatten(1) if x.ndim > 1 else x[:, None], y.flatten(1) if y.ndim > 1 else y[:, None],
@@ -94,7 +94,7 @@ def max_sliced_wasserstein(
         weights_x, weights_y: of the samples; None: equal.
     """
     check_points(x=x, y=y)
-    _check_slices(x, y, p, restarts=restarts)
+    _check_slices(x, y, p, restarts=restarts, steps=steps)
     of_x = check_weights(weights_x, len(x), "weights_x", like=x)
     of_y = check_weights(weights_y, len(y), "weights_y", like=x)
     weights = {} if weights_x is None and weights_y is None else {"weights_x": of_x, "weights_y": of_y}
@@ -125,29 +125,6 @@ def max_sliced_wasserstein(
     return along(best[:, None], x, y)[0], best
 
 
-def check_order(p: float) -> None:
-    """p is the order of a metric: at least 1.
-
-    Raises: ``Unusable`` below 1 and for NaN.
-    """
-    if not p >= 1:
-        raise Unusable(f"p must be at least 1, got {p}; below it W_p is no metric: use p=1")
-
-
-def check_columns(x: Tensor, y: Tensor) -> None:
-    """Real numbers, at least a row on each side, of equal columns; no value is read.
-
-    Raises: ``Unusable`` for anything else.
-    """
-    if not (x.is_floating_point() and y.is_floating_point()):
-        raise Unusable(f"samples must be real numbers, got {x.dtype} and {y.dtype}; use .double()")
-    if not (x.ndim and y.ndim and len(x) and len(y) and x.shape[1:] == y.shape[1:]):
-        raise Unusable(
-            f"x and y must have at least one row each and the same columns, got shapes {tuple(x.shape)} and "
-            f"{tuple(y.shape)}; give both the same columns"
-        )
-
-
 def root(power: Float[Tensor, "*S"], p: float) -> Float[Tensor, "*S"]:
     """The p-th root, its gradient at zero zero: there the distance has a kink, and no slope is better than NaN."""
     positive = power > 0
@@ -170,20 +147,21 @@ def _weighted_steps(
     """The same for weighted samples, each column in an order, and so with steps, of its own."""
     x, level_x, least_x, known_x = _sorted_levels(x, weights_x, "weights_x")
     y, level_y, least_y, known_y = _sorted_levels(y, weights_y, "weights_y")
-    level = torch.cat([level_x, level_y], 1).sort(1).values
+    level, order = torch.cat([level_x, level_y], 1).sort(1)
     width = level.diff(dim=1, prepend=level.new_zeros(len(level), 1))
-    middle = (level - width / 2).detach()
-    i = torch.searchsorted(level_x.detach(), middle).clamp(max=len(x) - 1).T
-    j = torch.searchsorted(level_y.detach(), middle).clamp(max=len(y) - 1).T
+    of_x = (order < len(x)).long()
+    i = (of_x.cumsum(1) - of_x).clamp(max=len(x) - 1).T  # levels of x that lie below: by order, as levels may coincide
+    j = ((1 - of_x).cumsum(1) - (1 - of_x)).clamp(max=len(y) - 1).T
     # Sums that are equal on paper differ by rounding. What is between them is no step: p = inf would see its gap.
     rounding = 4 * max(known_x, known_y) + 2 * level.shape[1] * torch.finfo(torch.float64).eps
-    width = torch.where(width > torch.minimum(least_x, least_y).div(100).clamp(max=rounding), width, 0.0).T.to(x.dtype)
-    return torch.where(width > 0, (x.gather(0, i) - y.gather(0, j)).abs(), 0.0), width
+    step = width > torch.minimum(least_x, least_y).div(100).clamp(max=rounding)
+    width = torch.where(step, width, width - width.detach())  # none now, yet weights that move apart open one
+    return (x.gather(0, i) - y.gather(0, j)).abs(), width.T.to(x.dtype)
 
 
 def _sorted_levels(x: Float[Tensor, "N C"], w: Tensor | None, name: str) -> tuple[Tensor, Tensor, Tensor, float]:
     """Sorted columns; F at each, (C, N), summed in double precision; the least weight, and how finely it is known."""
-    known = torch.finfo(torch.float64 if w is None else w.dtype).eps
+    known = torch.finfo(w.dtype if isinstance(w, Tensor) and w.is_floating_point() else torch.float64).eps
     w = check_weights(w, len(x), name, like=x.new_empty(0).double())
     x, order = x.sort(0)
     return x, w[order.T].cumsum(1), torch.where(w > 0, w, 1.0).detach().min(), known
@@ -192,7 +170,7 @@ def _sorted_levels(x: Float[Tensor, "N C"], w: Tensor | None, name: str) -> tupl
 def _power_mean(gap: Float[Tensor, "L *S"], width: Tensor | None, p: float) -> Float[Tensor, "*S"]:
     """The p-th root of the mean p-th power; of p above 2 relative to the largest, or it would overflow."""
     if math.isinf(p):
-        return gap.amax(0)
+        return (gap if width is None else torch.where(width > 0, gap, 0.0)).amax(0)
     unit = torch.where((largest := gap.detach().amax(0)) > 0, largest, 1.0) if p > 2 else 1.0
     power = (gap / unit).pow(p)
     mean = power.mean(0) if width is None else (width * power).sum(0)
@@ -204,12 +182,8 @@ def _unit(theta: Float[Tensor, "F R"]) -> Float[Tensor, "F R"]:
 
 
 def _check_slices(x: Tensor, y: Tensor, p: float, **at_least_one: int) -> None:
-    check_columns(x, y)
-    if x.ndim != 2:
-        raise Unusable(f"directions are of rows (N, F), got shape {tuple(x.shape)}; use .flatten(1)")
-    check_order(p)
-    if math.isinf(p):
-        raise Unusable("slices have a p-th power to be averaged, and p is inf; use a finite p")
+    check_rows(x=x, y=y)
+    check_order(p, finite="slices have a p-th power to be averaged")
     for name, value in at_least_one.items():
         if value < 1:
             raise Unusable(f"{name} must be at least 1, got {value}; use more")

@@ -23,6 +23,7 @@ _HOMES = {
     "SparseAutoencoder": "autoencoders.sparse_autoencoder",
     "LadderVAE": "autoencoders.ladder_vae",
     "GAN": "adversarial.gan",
+    "UnrolledGAN": "adversarial.unrolled_gan",
     "FlowMatching": "diffusion.flow_matching",
     "W2GAN": "transport.w2_gan",
     "Latent": "composed.latent",

@@ -1,5 +1,6 @@
 """What every game of generator and critic has: two players, and how the data look to them."""
 
+import math
 from collections.abc import Iterable
 from typing import Literal, get_args
 
@@ -41,6 +42,10 @@ class Game(nn.Module):
         minibatch_std: the critic sees how far points of a batch lie apart.
         spectral_norm: the critic's weights are divided by their largest singular value.
         augment: changes made to real and generated pictures before they are judged: colour, translation, cutout.
+        signs: how many of the noise's coordinates are -1 or 1. What is continuous cannot tear a normal apart, so that
+            data in separate parts have points of g between them; signs are apart already.
+        octaves: of a perceptron, how many sines and cosines of each coordinate the critic reads beside it, each of
+            twice the frequency: what lies close together is then told apart sooner.
     """
 
     slope_is_one = False
@@ -61,14 +66,21 @@ class Game(nn.Module):
         minibatch_std: bool,
         spectral_norm: bool,
         augment: tuple[Kind, ...],
+        signs: int,
+        octaves: int,
     ) -> None:
         super().__init__()
         _check_choices(domain, network=network, norm=norm, conditioning=conditioning, augment=augment)
         _check_sizes(hidden, latent_dim=latent_dim, width=width, packing=packing)
         self.domain, self.condition, self.augment, self.packing = domain, condition, augment, packing
-        self.latent_dim = latent_dim or (16 if isinstance(domain, Images) else max(2, domain.dim))
+        self.latent_dim = latent_dim or signs + (16 if isinstance(domain, Images) else max(2, domain.dim))
+        if not 0 <= signs <= self.latent_dim:
+            raise Unusable(f"signs is a number of the noise's {self.latent_dim} coordinates, got {signs}; 12 are many")
+        self.signs = signs
         large = isinstance(domain, Images) and max(domain.height, domain.width) > 8
         self.network: Network = ("conv" if large else "mlp") if network == "auto" else network
+        if not 0 <= octaves <= (16 if self.network == "mlp" else 0):
+            raise Unusable(f"octaves must be 0 to 16 with network mlp, and 0 with others, got {octaves}; 6 is usual")
         if norm == "batch" and self.network != "conv":
             raise Unusable(
                 f"norm 'batch' is of convolutions, got network {self.network!r}; take 'conv', or leave it out"
@@ -79,7 +91,7 @@ class Game(nn.Module):
         self.critic = Critic(
             domain, condition, network=self.network, hidden=hidden, width=width,
             norm="batch" if norm == "batch" else "none", conditioning=conditioning, packing=packing,
-            minibatch_std=minibatch_std, spectral=spectral_norm,
+            minibatch_std=minibatch_std, spectral=spectral_norm, octaves=octaves,
         )  # fmt: skip
         self.standardise = Standardise(domain.dim) if isinstance(domain, Vectors) else None
         if spectral_norm:
@@ -210,8 +222,10 @@ class Game(nn.Module):
         return n - n % m
 
     def noise(self, n: int, generator: Rng) -> Float[Tensor, "n K"]:
-        """z ~ N(0, I)."""
+        """z ~ N(0, I), of the first ``signs`` coordinates the signs alone."""
         z = randn((n, self.latent_dim), generator=generator, device=generator.device)
+        if self.signs:
+            z[:, : self.signs].sign_()
         return z.to(self.like)
 
     def seen(self, y: Tensor, generator: Rng) -> Tensor:
@@ -245,6 +259,15 @@ class Game(nn.Module):
     def like(self) -> Tensor:
         """A weight: what dtype and device the networks are of."""
         return next(self.parameters())
+
+
+def own_rate(critic_learning_rate: float | None) -> dict[str, float]:
+    """The critic's own settings of training (Heusel et al. 2017, arXiv:1706.08500)."""
+    if critic_learning_rate is None:
+        return {}
+    if not 0 < critic_learning_rate < math.inf:
+        raise Unusable(f"critic_learning_rate must be above 0, got {critic_learning_rate}; leave it out for one rate")
+    return {"learning_rate": critic_learning_rate}
 
 
 def _spread(y: Tensor) -> Tensor:

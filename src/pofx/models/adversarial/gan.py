@@ -11,7 +11,7 @@ from pofx.conditions import Condition
 from pofx.domains import Images, Vectors, require
 from pofx.errors import Unusable
 from pofx.models.adversarial.augment import Kind
-from pofx.models.adversarial.game import Choice, Game
+from pofx.models.adversarial.game import Choice, Game, own_rate
 from pofx.models.adversarial.networks import Conditioning
 from pofx.models.adversarial.values import VALUES, Name
 from pofx.nn.conv import Norm
@@ -41,8 +41,10 @@ class GAN(Game):
         norm: of convolutions: "layer", the generator's; "batch", of both players, as in DCGAN; "none".
         loss: what they play for.
         critic_steps: steps of the critic for each of the generator.
+        critic_learning_rate: of the critic; left out: the generator's.
         r1: weight of the slope at real points.
         r2: weight of the slope at generated points.
+        anneal: what is left of r1 and r2 at the end; they fall geometrically.
         penalty: lambda, weight of the gradient penalty.
         penalised: share of each batch on which the gradient penalty is computed; it costs more than the rest.
         weight_clip: the critic's weights are kept within plus and minus this.
@@ -51,7 +53,13 @@ class GAN(Game):
         packing: m, how many points are judged together.
         minibatch_std: the critic sees how far points of a batch lie apart.
         augment: changes made to real and generated pictures before they are judged: colour, translation, cutout.
+        signs: how many of the noise's coordinates are -1 or 1. What is continuous cannot tear a normal apart, so that
+            data in separate parts have points of g between them; signs are apart already.
+        octaves: of a perceptron, how many sines and cosines of each coordinate the critic reads beside it, each of
+            twice the frequency: what lies close together is then told apart sooner.
     """
+
+    remaining: Tensor
 
     def __init__(
         self,
@@ -65,8 +73,10 @@ class GAN(Game):
         norm: Norm = "layer",
         loss: Name = "non-saturating",
         critic_steps: int = 1,
+        critic_learning_rate: float | None = None,
         r1: float = 0.0,
         r2: float = 0.0,
+        anneal: float = 1.0,
         penalty: float = 0.0,
         penalised: float = 1.0,
         weight_clip: float | None = None,
@@ -75,8 +85,12 @@ class GAN(Game):
         packing: int = 1,
         minibatch_std: bool = False,
         augment: tuple[Kind, ...] = (),
+        signs: int = 0,
+        octaves: int = 0,
     ) -> None:
         require("gan", domain, Images, Vectors)
+        if not 0 < anneal <= 1:
+            raise Unusable(f"anneal is what is left of r1 and r2, in (0, 1], got {anneal}; leave it out to keep them")
         _check_arguments(loss, critic_steps, penalised, r1=r1, r2=r2, penalty=penalty)
         if weight_clip is not None and not 0 < weight_clip < math.inf:
             raise Unusable(f"weight_clip must be above 0, got {weight_clip}; 0.01 is usual, leave it out for none")
@@ -85,22 +99,24 @@ class GAN(Game):
         super().__init__(
             domain, condition=condition, latent_dim=latent_dim, hidden=hidden, network=network, width=width, norm=norm,
             conditioning=conditioning, packing=packing, minibatch_std=minibatch_std, spectral_norm=spectral_norm,
-            augment=augment,
+            augment=augment, signs=signs, octaves=octaves,
         )  # fmt: skip
         self.value = VALUES[loss]
         self.critic_steps, self.r1, self.r2, self.penalty, self.penalised = critic_steps, r1, r2, penalty, penalised
-        self.weight_clip = weight_clip
+        self.weight_clip, self.anneal, self.own_rate = weight_clip, anneal, own_rate(critic_learning_rate)
+        self.register_buffer("remaining", torch.ones(()), persistent=anneal != 1)
         self.slope_is_one = penalty > 0
         self.logits = loss in ("saturating", "non-saturating", "relativistic")
         if weight_clip:
-            self.clip({}, Progress(0, 1))
+            self.held({}, Progress(0, 1))
         self.recipe = _recipe(domain, self.network, loss, spectral_norm)
 
     def turns(self) -> tuple[Turn, ...]:
         """The critic moves ``critic_steps`` times, then the generator once."""
-        after = self.clip if self.weight_clip else None
+        after = self.held if self.weight_clip or self.anneal != 1 else None
+        parameters = tuple(self.critic.parameters())
         return (
-            Turn("critic", tuple(self.critic.parameters()), self.critic_loss, self.critic_steps, after=after),
+            Turn("critic", parameters, self.critic_loss, self.critic_steps, after=after, optimiser=self.own_rate),
             Turn("generator", tuple(self.generator.parameters()), self.generator_loss, fresh=False),
         )
 
@@ -114,7 +130,7 @@ class GAN(Game):
         total = self.value.critic(f_real, f_fake)
         parts = {"gap": (f_real.mean() - f_fake.mean()).detach()}
         if sloped:
-            weights = [weight for weight in (self.r1, self.r2) if weight]
+            weights = [weight * self.remaining for weight in (self.r1, self.r2) if weight]
             squares = [square.mean() for square in self.squared_slopes(f_real.sum() + f_fake.sum(), *sloped)]
             for weight, square in zip(weights, squares):
                 total = total + weight / 2 * square
@@ -137,10 +153,12 @@ class GAN(Game):
         return Loss(self.value.generator(f_real, self.critic(self.seen(fake, generator), c)))
 
     @torch.no_grad()
-    def clip(self, carry: dict[str, Tensor], progress: Progress) -> None:
-        """The critic's weights back within their bounds, after each of its steps."""
-        for p in self.critic.parameters():
-            p.clamp_(-self.weight_clip, self.weight_clip)  # type: ignore[operator]
+    def held(self, carry: dict[str, Tensor], progress: Progress) -> None:
+        """After each step of the critic: its weights back within their bounds, and what is left of R1 and R2."""
+        if self.weight_clip:
+            for p in self.critic.parameters():
+                p.clamp_(-self.weight_clip, self.weight_clip)
+        self.remaining.fill_(self.anneal**progress.fraction)
 
 
 def _recipe(domain: Images | Vectors, network: str, loss: Name, spectral_norm: bool) -> dict[str, Any]:

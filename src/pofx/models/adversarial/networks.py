@@ -67,6 +67,7 @@ class Critic(nn.Module):
             channels.
         minibatch_std: h also sees how far the points of a group of 4 lie apart.
         spectral: every weight is divided by its largest singular value.
+        octaves: of a perceptron, how many sines and cosines of each coordinate h reads beside it.
     """
 
     def __init__(
@@ -82,14 +83,16 @@ class Critic(nn.Module):
         packing: int = 1,
         minibatch_std: bool = False,
         spectral: bool = False,
+        octaves: int = 0,
     ) -> None:
         super().__init__()
-        self.packing, self.minibatch_std = packing, minibatch_std
+        self.packing, self.minibatch_std, self.octaves = packing, minibatch_std, octaves
         self.concatenates = condition is not None and conditioning == "concatenation"
         context = packing * EMBEDDING if self.concatenates else 0
         self.trunk: MLP | ConvEncoder | ResidualEncoder
         if network == "mlp" or isinstance(domain, Vectors):
-            self.trunk = MLP(packing * domain.dims, hidden[:-1], hidden[-1], context=context, activation=_bend(domain))
+            inputs = packing * domain.dims * (1 + 2 * octaves)
+            self.trunk = MLP(inputs, hidden[:-1], hidden[-1], context=context, activation=_bend(domain))
         else:
             pack = replace(domain, channels=packing * domain.channels, palette=())
             if network == "conv":
@@ -127,7 +130,9 @@ class Critic(nn.Module):
             told = (self.embedding.absent().expand(len(y), -1) if c is None else self.embedding(c)).flatten()
             told = told.view(len(y) // self.packing, -1)
         y = packed(y, self.packing)
-        h = self.trunk.hidden(y.flatten(1) if isinstance(self.trunk, MLP) else y, told).flatten(1)
+        if isinstance(self.trunk, MLP):
+            y = in_octaves(y.flatten(1), self.octaves)
+        h = self.trunk.hidden(y, told).flatten(1)
         if self.minibatch_std:
             h = torch.cat([h, _spread(h, group)], dim=1)
         return self.activation(self.trunk.finish(h, told) if isinstance(self.trunk, MLP) else self.trunk.head(h))
@@ -144,6 +149,21 @@ class Critic(nn.Module):
 def packed(y: Float[Tensor, "B C ..."], m: int) -> Float[Tensor, "P mC ..."]:
     """Consecutive points side by side, m at a time."""
     return y if m == 1 else y.reshape(len(y) // m, m * y.shape[1], *y.shape[2:])
+
+
+def in_octaves(y: Float[Tensor, "P D"], octaves: int) -> Float[Tensor, "P F"]:
+    """y beside sin(2^k y) / 2^k and cos(2^k y) / 2^k, k below ``octaves``.
+
+    A perceptron learns what varies slowly long before what varies fast. Divided by 2^k none of them is steeper than y,
+    so that a bound on slopes, while it holds, still leaves the slow ones first.
+
+    Source: Tancik et al. 2020, arXiv:2006.10739, section 6.1, positional encoding, there not divided.
+    """
+    if not octaves:
+        return y
+    omega = 2.0 ** torch.arange(octaves, dtype=y.dtype, device=y.device)
+    angle = y[:, :, None] * omega
+    return torch.cat([y, (angle.sin() / omega).flatten(1), (angle.cos() / omega).flatten(1)], dim=1)
 
 
 def _spread(h: Float[Tensor, "P F"], group: int) -> Float[Tensor, "P 1"]:
