@@ -72,7 +72,7 @@ def sngan(pair, *, levels):
     return players(g, f, critic, lambda f, real, fake: -f(fake()).mean(), levels=levels)
 
 
-def r3gan(pair, *, levels, r1=1.0, r2=1.0):
+def r3gan(pair, *, levels, r1=0.1, r2=0.1):
     """Judged in pairs, R1 and R2."""
 
     def critic(f, real, fake, rng):

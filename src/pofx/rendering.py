@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pofx.domains import Domain, Images, Tokens, Vectors
 from pofx.errors import Unusable
@@ -66,14 +67,16 @@ def sheet(
 def _visible(x: Tensor, domain: Images) -> np.ndarray:
     """Grey or RGB (N, H, W, 1 or 3), uint8: in the palette's colours, else level 0 is black and the last white.
 
-    A continuous picture is shown by its range.
+    A continuous picture is shown by its range; of channels that are no colours, the first three as red, green, blue.
     """
     if domain.palette:
         return ((domain.colours(x.cpu()) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     x = x.cpu().double()
     low, high = (0.0, domain.levels - 1.0) if domain.levels else (float(x.min()), float(x.max())) if len(x) else (0, 1)
-    shown = x[:, :3] if domain.channels >= 3 else x[:, :1]
+    shown = x[:, :3]
     grey = ((shown - low) * (255 / max(high - low, 1e-12))).round().clamp(0, 255).to(torch.uint8)
+    if domain.channels == 2:
+        grey = pad(grey, (0, 0, 0, 0, 0, 1))  # no blue
     return grey.permute(0, 2, 3, 1).numpy()
 
 

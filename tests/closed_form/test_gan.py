@@ -188,7 +188,7 @@ def test_signs_are_torn_apart_and_the_rest_is_normal():
 
 def test_what_is_left_of_r1_and_r2_falls_geometrically():
     with seeded_init(0):
-        model = find("r3gan").build(Vectors(2), hidden=(4,), anneal=0.01)
+        model = find("r3gan").build(Vectors(2), hidden=(4,), r1=1.0, r2=1.0, anneal=0.01)
     model.critic = Linear(torch.tensor([3.0, 4.0]))
     (critic, _), x = model.turns(), torch.zeros(8, 2)
     for step, left in ((0, 1.0), (50, 0.1), (100, 0.01)):

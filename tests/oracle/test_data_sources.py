@@ -66,6 +66,36 @@ def test_binary_is_redrawn_in_training_and_fixed_where_it_is_scored():
     assert torch.equal(mean[p == 1], p[p == 1])
 
 
+@pytest.mark.parametrize("k", [2, 3])
+def test_a_stack_is_of_digits_of_its_own_split(k):
+    """Each picture of a split stands once in each channel, and none else; the first channel has the split's order."""
+    plain, data = load("digits"), load(f"digits:stack={k}")
+    assert data.domain.shape == (k, 8, 8)
+    assert (
+        data.fingerprint() == load(f"digits:stack={k}").fingerprint() != load(f"digits:stack={k}", seed=1).fingerprint()
+    )
+    for name in SPLITS:
+        x, own = data.part(name).rows()[0], plain.part(name).rows()[0]
+        assert torch.equal(x[:, :1], own)
+        for i in range(1, k):
+            assert not torch.equal(x[:, i], x[:, i - 1])
+            assert sorted(x[:, i].flatten(1).tolist()) == sorted(own.flatten(1).tolist())
+
+
+def test_a_stacks_class_is_the_number_that_it_spells():
+    plain, data = load("digits", condition="class"), load("digits:stack=2", condition="class")
+    assert data.condition.names == tuple(f"{i:02d}" for i in range(100))
+    for name in SPLITS:
+        x, c = plain.part(name).rows()
+        digit = {tuple(row): int(k) for row, k in zip(x.flatten(1).tolist(), c)}
+        pairs, number = data.part(name).rows()
+        spelt = [10 * digit[tuple(a)] + digit[tuple(b)] for a, b in pairs.flatten(2).tolist()]
+        assert number.tolist() == spelt
+    kept = load("digits:stack=2,limit=7", condition="class")
+    assert torch.equal(kept.train.rows()[0], data.train.rows()[0][:7])
+    assert kept.condition.names == data.condition.names
+
+
 def test_the_text_of_a_source_and_its_keywords_say_the_same():
     written, keyword = load("digits:size=4,limit=100"), load("digits:limit=100", size=4)
     assert written.fingerprint() == keyword.fingerprint()
@@ -97,6 +127,9 @@ def test_the_text_of_a_source_and_its_keywords_say_the_same():
         ("tinyshakespeare:encoding=byte", {}, "did you mean 'bytes'"),
         ("tinyshakespeare:vocabulary=300", {}, "encoding=bpe"),
         ("digits:binary,levels=2", {}, "not grey"),
+        ("digits:stack=4", {}, "stack must be 2 to 3"),
+        ("digits:stack=2,palette=4", {}, "leave one"),
+        ("shapes:stack=2", {}, "takes no stack"),
         ("shapes:size=8", {}, "at least 16"),
         ("ring8:size=8", {}, "takes no size"),
     ],

@@ -28,6 +28,11 @@ def test_colours_keep_their_order():
     assert sheet(x, Images(3, 1, 1), gap=0, scale=1).getpixel((0, 0)) == (255, 0, 10)
 
 
+def test_two_channels_are_red_and_green():
+    x = torch.tensor([255, 10], dtype=torch.uint8).view(1, 2, 1, 1)
+    assert sheet(x, Images(2, 1, 1), gap=0, scale=1).getpixel((0, 0)) == (255, 10, 0)
+
+
 @pytest.mark.parametrize("dim", [1, 2, 5])
 def test_vectors_are_scattered(dim):
     page = np.asarray(sheet(torch.randn(50, dim, generator=torch.Generator().manual_seed(0)), Vectors(dim)))

@@ -45,7 +45,7 @@ def _list(options: argparse.Namespace) -> int:
         table.add_column(heading, overflow="fold", no_wrap=heading in ("recipe", "about"))
     for r in entries().values():
         e = r.expected
-        figure = f"<= {e.value} {e.unit}, {e.kind}"
+        figure = f"{'>=' if e.is_least else '<='} {e.figure}"
         table.add_row(r.name, r.summary, f"{r.time}, {r.machine}", figure, e.standing)
     page().print(table)
     if options.json:

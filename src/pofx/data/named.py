@@ -13,6 +13,7 @@ from pofx.data.downloads import fetch, fetch_binarized
 from pofx.data.pictures import as_pictures
 from pofx.data.request import Request
 from pofx.data.rows import Labels, Observations, split_rows
+from pofx.data.stacks import stacked
 from pofx.data.text import read_texts
 
 DIGITS = tuple("0123456789")
@@ -27,7 +28,7 @@ def read_digits(request: Request) -> Data:
     rows = _digits()
     domain, x = as_pictures(torch.from_numpy(rows[:, :64]).view(-1, 1, 8, 8), 17, request.options)
     labels = Labels(torch.from_numpy(rows[:, 64]).long(), DIGITS)
-    return split_rows(Observations(domain, x, given={"class": labels}), request)
+    return split_rows(stacked(Observations(domain, x), labels, request), request)
 
 
 def _digits() -> np.ndarray:
@@ -57,16 +58,9 @@ def _read_idx(request: Request, names: tuple[str, ...]) -> Data:
     labels = [_idx(fetch(f"{request.place}/{part}-labels-idx1-ubyte.gz"), 8) for part in ("train", "t10k")]
     domain, x = as_pictures(torch.cat(pictures).view(-1, 1, 28, 28), 256, request.options)
     official = _spans(len(labels[0]) - _HELD, _HELD, len(labels[1]))
-    return split_rows(
-        Observations(
-            domain,
-            x,
-            official=official,
-            described=f"official; validation is the last {_HELD:,} of train",
-            given={"class": Labels(torch.cat(labels).long(), names)},
-        ),
-        request,
-    )
+    described = f"official; validation is the last {_HELD:,} of train"
+    found = Observations(domain, x, official=official, described=described)
+    return split_rows(stacked(found, Labels(torch.cat(labels).long(), names), request), request)
 
 
 def _idx(path: Path, header: int) -> Tensor:

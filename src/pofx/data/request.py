@@ -20,6 +20,7 @@ class Options:
         size: pictures are cropped to the centre square and resized to this many pixels a side.
         levels: grey levels are merged into this many equal bins.
         palette: pictures become one channel of this many colours, k-means centres of the training pixels.
+        stack: this many pictures of a split become the channels of one.
         binary: each pixel is drawn with its grey value as the probability of ink.
         skip_unreadable: leave unreadable pictures out.
         length: tokens per observation.
@@ -40,6 +41,7 @@ class Options:
     size: int | None = None
     levels: int | None = None
     palette: int | None = None
+    stack: int | None = None
     binary: bool = False
     skip_unreadable: bool = False
     length: int | None = None
@@ -58,7 +60,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, least, most in (
-            ("size", 1, 4096), ("levels", 2, 65536), ("palette", 2, 1024), ("length", 1, 1 << 20),
+            ("size", 1, 4096), ("levels", 2, 65536), ("palette", 2, 1024), ("stack", 2, 3), ("length", 1, 1 << 20),
             ("vocabulary", 257, 1 << 20), ("limit", 1, 1 << 62), ("modes", 1, 10_000), ("n", 1, 1 << 26),
         ):  # fmt: skip
             value = getattr(self, name)
@@ -70,6 +72,11 @@ class Options:
             raise Unusable(f"there is no encoding {self.encoding!r}{nearest(self.encoding, ENCODINGS)}")
         if self.vocabulary is not None and self.encoding != "bpe":
             raise Unusable(f"vocabulary is for encoding=bpe, got encoding={self.encoding}; leave one of the two out")
+        if self.palette is not None and self.stack is not None:
+            raise Unusable(
+                f"a palette makes one channel, a stack several, got palette={self.palette} and stack={self.stack}; "
+                "leave one of the two out"
+            )
         if self.palette is not None and (self.binary or self.levels is not None):
             other = "binary" if self.binary else f"levels={self.levels}"
             raise Unusable(
@@ -210,6 +217,7 @@ _PARSERS: dict[str, Callable[[str, str | None], Any]] = {
     "size": _whole,
     "levels": _whole,
     "palette": _whole,
+    "stack": _whole,
     "binary": _flag,
     "skip_unreadable": _flag,
     "length": _whole,

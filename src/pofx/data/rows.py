@@ -71,7 +71,7 @@ class Observations:
 def split_rows(found: Observations, request: Request) -> Data:
     """Splits, conditions and checks the rows of a source."""
     findings = request.findings
-    index, described = _split(found, request.seed)
+    index, described = split_of(found, request.seed)
     if len(found.x) < FEWEST or not all(map(len, index.values())):
         counts = ", ".join(f"{len(rows)} {name}" for name, rows in index.items())
         raise Unusable(
@@ -128,7 +128,8 @@ def cut(rows: Tensor, names: tuple[str, ...], share: float, seed: int) -> dict[s
     return dict(zip(("train", *names), (part.clone() for part in rows.split(sizes))))
 
 
-def _split(found: Observations, seed: int) -> tuple[dict[str, Tensor], str]:
+def split_of(found: Observations, seed: int) -> tuple[dict[str, Tensor], str]:
+    """Rows of each split, official or drawn by the seed, and how it was made, for people."""
     if not found.official:
         return seeded_split(len(found.x), seed), "seeded 80/10/10"
     index = dict(found.official)

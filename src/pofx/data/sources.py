@@ -13,6 +13,7 @@ from pofx.domains import Domain, Images
 from pofx.errors import Unusable, nearest
 
 _PICTURES = ("size", "levels", "palette", "binary", "limit")
+_DIGITS = (*_PICTURES, "stack")
 _TEXT = ("length", "encoding", "vocabulary", "records", "limit", "mapped")
 _TABLE = ("drop", "limit")
 _MODES = ("modes", "sd", "n", "limit")
@@ -35,8 +36,8 @@ class _Source:
 
 
 _NAMED: dict[str, _Source] = {
-    "digits": _Source("1,797 handwritten digits, 8x8, 17 levels; no download", "named:read_digits", _PICTURES),
-    "mnist": _Source("70,000 handwritten digits, 28x28, 256 levels", "named:read_mnist", _PICTURES),
+    "digits": _Source("1,797 handwritten digits, 8x8, 17 levels; no download", "named:read_digits", _DIGITS),
+    "mnist": _Source("70,000 handwritten digits, 28x28, 256 levels", "named:read_mnist", _DIGITS),
     "fashion-mnist": _Source("70,000 garments, 28x28, 256 levels", "named:read_fashion_mnist", _PICTURES),
     "binarized-mnist": _Source("MNIST, fixed binarisation, 28x28", "named:read_binarized_mnist", ("limit",)),
     "tinyshakespeare": _Source("1.1 million characters of plays", "named:read_tinyshakespeare", _TEXT),

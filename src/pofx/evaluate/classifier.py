@@ -44,12 +44,15 @@ class Judge:
     accuracy: float = math.nan
 
     @torch.no_grad()
-    def predict(self, x: Tensor) -> Int[Tensor, "B"]:
-        """The class of each observation, int64 (B,)."""
+    def probabilities(self, x: Tensor) -> Float[Tensor, "B K"]:
+        """What it gives each class, (B, K)."""
         self.network.eval()
         home = next(self.network.parameters()).device
-        parts = [self.network(chunk.to(home)).argmax(1).to(x.device) for chunk in x.split(512)]
-        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=x.device)
+        return torch.cat([self.network(chunk.to(home)).softmax(1).to(x.device) for chunk in x.split(512)])
+
+    def predict(self, x: Tensor) -> Int[Tensor, "B"]:
+        """The class of each observation, int64 (B,)."""
+        return self.probabilities(x).argmax(1) if len(x) else torch.empty(0, dtype=torch.int64, device=x.device)
 
 
 def train_classifier(

@@ -1,44 +1,69 @@
 """A whole run as plain values, the figure to expect of it, and the figure that came of it."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pofx.domains import Domain
 from pofx.evaluate.score import Kind, Score
+from pofx.recipes.figures import FIGURES, Metric
 from pofx.runs import Run
 
-SPLIT = "test"  # the best weights are chosen on validation, so that nothing was chosen on this one
+JUDGING, QUICKLY = 180.0, 1.0  # seconds for the training of a judge
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What -log p of the test split should come to, at most.
+    """What the figure should come to: at most, or of samples accepted, at least.
 
     Args:
-        value: in ``unit``; lower is better.
-        unit: "nats" for each observation, or "nats/char".
-        kind: of the likelihood that it is.
+        value: in ``unit``.
+        unit: "nats" for each observation, "nats/char", or "" for a share.
+        kind: of the number that it is.
         measured: where the whole run was made and how often, such as "two cores, 3 seeds"; empty: it never was.
+        metric: -log p of the test split, or what is counted on samples.
     """
 
     value: float
-    unit: Literal["nats", "nats/char"]
+    unit: Literal["nats", "nats/char", ""]
     kind: Kind
     measured: str = ""
+    metric: Metric = "log p(x)"
 
     def __str__(self) -> str:
-        return f"at most {self.value} {self.unit}, {self.kind} ({self.standing})"
+        return f"at {'least' if self.is_least else 'most'} {self.figure} ({self.standing})"
+
+    @property
+    def is_least(self) -> bool:
+        """Whether more is better."""
+        return self.metric == "conditional accuracy"
+
+    @property
+    def figure(self) -> str:
+        """Value, unit, and what sort of number it is."""
+        return " ".join(filter(None, (str(self.value), self.unit))) + f", {self.what}"
+
+    @property
+    def what(self) -> str:
+        """The kind of a likelihood, or the metric."""
+        return self.kind if self.metric == "log p(x)" else self.metric
 
     @property
     def standing(self) -> str:
         """What the figure is worth: measured, or an aim."""
         return f"measured: {self.measured}" if self.measured else "an aim: never run whole"
 
+    def read(self, score: Score, domain: Domain) -> float:
+        """The figure of a score: of log p in nats, -log p in this unit."""
+        return self.in_unit(-score.value, domain) if self.metric == "log p(x)" else score.value
+
     def in_unit(self, nats: float, domain: Domain) -> float:
         """Nats of one observation in this unit."""
         return nats / domain.dims if self.unit == "nats/char" else nats
+
+    def met(self, figure: float) -> bool:
+        """Whether a figure is as good as this."""
+        return figure >= self.value if self.is_least else figure <= self.value
 
 
 @dataclass(frozen=True)
@@ -55,7 +80,7 @@ class Recipe:
         machine: that the time is of; "a GPU" where it would be too long on anything else.
         expected: the figure.
         beside: published figures, and what keeps them from being compared like for like.
-        samples: of the latent for each observation, where the figure is a bound.
+        samples: of the latent for each observation, where the figure is a bound; or that the figure is counted on.
     """
 
     name: str
@@ -83,14 +108,12 @@ class Recipe:
 
         Args:
             run: that this recipe made.
-            rows: of the test split, the first ones; all of them if None.
+            rows: of the test split, the first ones, or as many samples; all of them if None.
             whole: the run is the recipe's own, with nothing of it changed.
         """
-        x, _ = run.data.test.rows()
-        scored = run.score(x[:rows], samples=self.samples if whole else 100)
-        n = len(scored.value)
-        stderr = (scored.value.std() / math.sqrt(n)).item() if n > 1 else None
-        score = Score("log p(x)", scored.value.mean().item(), scored.kind, "nats", n, stderr=stderr, split=SPLIT)
+        score = FIGURES[self.expected.metric](
+            run, rows=rows, samples=self.samples if whole else 100, seconds=JUDGING if whole else QUICKLY
+        )
         return Reproduced(self, run, score, whole)
 
 
@@ -101,8 +124,8 @@ class Reproduced:
     Args:
         recipe: that was followed.
         run: its run.
-        score: log p of the test split, in nats.
-        whole: nothing of the recipe was changed, and all of the split was scored.
+        score: of the metric, on the test split or on samples.
+        whole: nothing of the recipe was changed, and all of the split or of the samples were scored.
     """
 
     recipe: Recipe
@@ -112,18 +135,21 @@ class Reproduced:
 
     @property
     def figure(self) -> float:
-        """-log p, in the unit of what is expected."""
-        return self.recipe.expected.in_unit(-self.score.value, self.run.domain)
+        """In the unit of what is expected; of log p, its negative."""
+        return self.recipe.expected.read(self.score, self.run.domain)
 
     @property
     def reached(self) -> bool | None:
         """Whether the figure is what was expected; None where the run was not the whole recipe."""
-        return self.figure <= self.recipe.expected.value if self.whole else None
+        return self.recipe.expected.met(self.figure) if self.whole else None
 
     def __str__(self) -> str:
         expected, score = self.recipe.expected, self.score
         spread = "" if score.stderr is None else f" +- {expected.in_unit(score.stderr, self.run.domain):.3f}"
-        figure = f"{self.figure:.3f}{spread} {expected.unit} ({score.kind}, {score.n:,} observations of {score.split})"
+        likelihood = expected.metric == "log p(x)"
+        counted = f"{score.n:,} observations of {score.split}" if likelihood else f"{score.n:,} samples; {score.note}"
+        what = score.kind if likelihood else expected.metric
+        figure = " ".join(filter(None, (f"{self.figure:.3f}{spread}", expected.unit))) + f" ({what}, {counted})"
         verdict = {True: "reached", False: "not reached", None: "not the whole recipe, so not to be compared"}
         return f"{figure}; expected {expected}: {verdict[self.reached]}"
 

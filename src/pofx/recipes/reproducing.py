@@ -7,12 +7,12 @@ from typing import Any
 from pofx.configs import overlaid
 from pofx.errors import Unusable, nearest
 from pofx.fitting import fit
-from pofx.recipes import autoencoders, autoregressive
+from pofx.recipes import adversarial, autoencoders, autoregressive
 from pofx.recipes.recipe import Recipe, Reproduced
 from pofx.runs import chosen_device
 from pofx.train.watch import Watcher
 
-_TABLES = (autoregressive.RECIPES, autoencoders.RECIPES)
+_TABLES = (autoregressive.RECIPES, autoencoders.RECIPES, adversarial.RECIPES)
 _QUICK = {"steps": 10, "batch_size": 4, "validation_rows": 16, "precision": "fp32", "compile": False}
 _QUICK_ROWS = 64
 

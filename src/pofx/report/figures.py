@@ -14,6 +14,7 @@ from html import escape
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pofx.domains import Domain, Images, in_unit
 from pofx.evaluate.score import Score
@@ -37,7 +38,9 @@ def tiles(x: Tensor, domain: Images, *, columns: int) -> str:
     from PIL import Image
 
     rgb = ((domain.colours(x.cpu()) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)[:, :3]
-    rgb = rgb if rgb.shape[1] == 3 else rgb[:, :1].expand(-1, 3, -1, -1)
+    if rgb.shape[1] == 2:
+        rgb = pad(rgb, (0, 0, 0, 0, 0, 1))  # no blue
+    rgb = rgb.expand(-1, 3, -1, -1)
     rgba = torch.cat([rgb, torch.full_like(rgb[:, :1], 255)], dim=1)
     gap, (h, w) = max(1, domain.width // 16), (domain.height, domain.width)
     rows = math.ceil(len(x) / columns)
