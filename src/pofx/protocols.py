@@ -193,8 +193,8 @@ class Infers(Protocol):
 class Judges(Protocol):
     """Scores how real x looks, given a condition that it comes with: (L,), higher is more real, of no unit.
 
-    One score for each lot of consecutive rows that are judged together, which are rows by themselves (L = B) unless the
-    model says otherwise; what is left over of a lot has none.
+    One score for each lot of consecutive rows that are judged together: ``lot`` of them, an attribute, where it is not
+    each row by itself (L = B); what is left over of a lot has none.
     """
 
     def judge(self, x: Tensor, condition: Tensor | None = None) -> Tensor: ...

@@ -3,6 +3,7 @@
 That each value with its best critic is a divergence is held in test_adversarial_theory.py.
 """
 
+import copy
 import math
 
 import pytest
@@ -29,8 +30,8 @@ def trained(name, data, steps, *, settings=None, **arguments):
     trainer = Trainer(model, data.train, settings_from(model.recipe, settings or {}), planned=steps)
     for _ in range(steps):
         trainer.round()
-    trainer.weights().__enter__()
-    return model.eval()
+    with trainer.weights():
+        return copy.deepcopy(model).eval()
 
 
 # ---- supports apart

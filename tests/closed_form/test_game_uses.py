@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pofx.catalogue import find
-from pofx.conditions import Classes
+from pofx.conditions import Classes, VectorCondition
 from pofx.data.dataset import Data, Rows
 from pofx.distributions import PointMass
 from pofx.divergences import auc
@@ -17,6 +17,7 @@ from pofx.evaluate.critic import critic_scores
 from pofx.evaluate.drawing import Drawn
 from pofx.evaluate.latents import latent_scores
 from pofx.evaluate.pace import Clock
+from pofx.models.adversarial.augment import augment
 from pofx.models.adversarial.inversion import VARIANCE
 from pofx.randomness import seeded_init, stream
 from pofx.samplers.latents import interpolate, reconstruct
@@ -182,3 +183,43 @@ def test_little_time_still_tells_how_held_out_rows_come_back():
     told = latent_scores(model, data, split="test", clock=clock, seed=0, device="cpu", watch=watch)
     assert [score.metric for score in told] == ["reconstruction error", "reconstruction error, constant"]
     assert {score.n for score in told} == {64}
+
+
+def test_signs_stay_signs_whatever_is_asked_of_the_rest():
+    model = built(Vectors(2), signs=3)
+    x = torch.randn(8, 2, generator=stream(0, "x"))
+    assert model.encode(x)[:, :3].abs().equal(torch.ones(8, 3))
+    assert model.noise(50, stream(0, "z"), scale=0.1)[:, :3].abs().eq(1).all()
+    assert model.noise(50, stream(0, "z"), scale=0.1)[:, 3:].abs().max() < 1
+
+
+def test_each_row_is_sought_under_its_own_numbers():
+    """Conditions that are all different are begun in lots; the answer is that of each row by itself."""
+    condition = VectorCondition((1,), tuple((float(i),) for i in range(4)))
+    model = built(Vectors(2), condition=condition)
+    x, c = torch.randn(70, 2, generator=stream(0, "x")), torch.linspace(-1, 1, 70)[:, None]
+    alone = torch.cat([model.encode(x[i : i + 1], c[i : i + 1]) for i in (0, 37, 69)])
+    torch.testing.assert_close(model.encode(x, c)[[0, 37, 69]], alone, atol=1e-3, rtol=1e-3)
+
+
+def test_meters_of_fewer_rows_than_a_pack():
+    assert all(v.isfinite() for v in built(Vectors(2), packing=16).meters(torch.randn(10, 2)).values())
+
+
+def test_groups_of_a_batch_are_whole():
+    """Of 67 points 64 are judged, in groups of 4: a prime number of them would leave each by itself."""
+    model = built(Vectors(2), minibatch_std=True)
+    assert (model.whole_packs(67), model.whole_packs(3)) == (64, 3)
+
+
+def test_pictures_are_moved_in_half_precision_too():
+    y = torch.zeros(512, 1, 16, 16, dtype=torch.bfloat16)
+    moved = augment(y, ("colour", "translation", "cutout"), generator=stream(0, "augment"))
+    assert moved.dtype == torch.bfloat16
+    assert moved.isfinite().all()
+
+
+def test_scores_are_in_single_precision_where_the_networks_are_in_half():
+    model = built(Vectors(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model.critic(torch.zeros(4, 2), None).dtype == torch.float32

@@ -161,9 +161,12 @@ def test_without_truncation_noise_every_sample_of_a_class_is_the_same():
         (Vectors(2), {"penalty": -1.0}, "penalty must be at least 0"),
         (Images(1, 16, 16, 4), {"octaves": 2}, "0 with others, got 2"),
         (Vectors(2), {"critic_learning_rate": 0.0}, "critic_learning_rate must be above 0"),
-        (Vectors(2), {"anneal": 0.0}, r"in \(0, 1\]"),
-        (Vectors(2), {"signs": 3, "latent_dim": 2}, "a number of the noise's 2 coordinates, got 3"),
-        (Vectors(2), {"penalised": 1.5}, r"share of the batch in \(0, 1\]"),
+        (Vectors(2), {"anneal": 0.0, "r1": 1.0}, r"in \(0, 1\]"),
+        (Vectors(2), {"anneal": 0.5}, "give one, or leave it out"),
+        (Vectors(2), {"penalised": 0.5}, "give penalty 1, or neither"),
+        (Vectors(2), {"weight_clip": 0.1, "spectral_norm": True}, "undo each other"),
+        (Vectors(2), {"signs": 3, "latent_dim": 2}, "how many of the 2 coordinates of noise, got 3"),
+        (Vectors(2), {"penalty": 1.0, "penalised": 1.5}, r"share of the batch in \(0, 1\]"),
     ],
 )
 def test_arguments_are_refused_in_one_line(domain, arguments, message):

@@ -62,7 +62,7 @@ def _draw(run: Run, options: argparse.Namespace) -> dict[str, Any]:
         raise Unusable(f"arrows are drawn into a .png, got {options.output}; give FILE to write where its rows go")
     if options.n < 1:
         raise Unusable(f"-n must be at least 1, got {options.n}; leave it out for {ARROWS}")
-    x = _source_rows(run, min(options.n, ARROWS))
+    x = _source_rows(run, min(options.n, ARROWS))  # more of them hide each other
     mapped = _mapped(run, x, options.condition)
     y = run.data.test.rows()[0][:2000]
     names = columns_of(run.domain)

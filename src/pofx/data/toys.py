@@ -178,6 +178,10 @@ def mixture(name: str, modes: int | None = None, sd: float | None = None) -> Nor
 
     Source: Lin et al. 2018, arXiv:1712.04086, section 4.1.
     """
+    if name not in ("ring", "grid"):
+        raise Unusable(f"a mixture is ring or grid, got {name!r}; a table of yours is data as well")
+    if (modes is not None and modes < 1) or (sd is not None and not 0 < sd < math.inf):
+        raise Unusable(f"modes must be at least 1 and sd above 0, got {modes} and {sd}; leave them out for PacGAN's")
     if name == "ring":
         return Normals(_around(modes or 8, radius=1.0), _round(sd or 0.01))
     side = math.isqrt(modes or 25)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pofx.divergences.checks import check_finite
 from pofx.errors import Unusable
 
 _REACH = 3.0  # standard deviations within which a sample is of a mode
@@ -46,6 +47,7 @@ def mode_coverage(samples: Float[Tensor, "N D"], centres: Float[Tensor, "K D"], 
     if samples.ndim != 2 or centres.ndim != 2 or samples.shape[1:] != centres.shape[1:] or not len(samples):
         shapes = f"{tuple(samples.shape)} and {tuple(centres.shape)}"
         raise Unusable(f"samples (N, D) are held against centres (K, D), got {shapes}; give points of one space")
+    check_finite(samples=samples, centres=centres)
     if not 0 < sd < math.inf:
         raise Unusable(f"sd must be above 0, and finite, got {sd}; give that of the mixture's parts")
     samples, centres = samples.double(), centres.to(samples.device).double()

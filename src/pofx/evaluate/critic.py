@@ -50,7 +50,7 @@ def critic_scores(
     n = max(_AT_ONCE, min(MOST, int(clock.left / max(len(rows) * each, 1e-9))))
     watch(f"critic: {n} of each of {', '.join(rows)}, about {len(rows) * each * n:.1f} s")
     f = {name: _judged(model, batch, n, device) for name, batch in rows.items()}
-    lot = round(min(n, len(rows[split][0])) / max(1, len(f[split])))
+    lot = getattr(model, "lot", 1)
     shared: dict[str, Any] = {"split": split, "given": "" if rows[split][1] is None else model.condition.kind}
     scores = []
     if "samples" in f:
@@ -74,8 +74,9 @@ def _compared(metric: str, a: Float[Tensor, "N"], b: Float[Tensor, "M"], note: s
 
 
 def _judged(model: Any, rows: Batch, n: int, device: str | torch.device) -> Float[Tensor, "L"]:
-    """f of the first n rows, on the CPU; the pieces are so many that lots of a usual size are whole."""
-    x, c = (None if t is None else t[:n].to(device).split(_AT_ONCE) for t in rows)
+    """f of the first n rows, on the CPU; in pieces of whole lots."""
+    lot = getattr(model, "lot", 1)
+    x, c = (None if t is None else t[:n].to(device).split(lot * max(1, _AT_ONCE // lot)) for t in rows)
     assert x is not None
     return torch.cat([model.judge(part, None if c is None else c[i]) for i, part in enumerate(x)]).cpu()
 

@@ -239,7 +239,7 @@ def mode_collapse(rows: History, planned: int) -> str:
 def steep_critic(rows: History, planned: int) -> str:
     r"""The critic's slope is outside 0.2 to 10. It exceeds 1 by W / (2 lambda) and is well, so 2 or 3 is no illness.
 
-    Where no penalty wants it to be 1, a flat one is that of a critic that cannot tell, and only above 10 is none.
+    Where no penalty wants it to be 1, a flat one is well: that of a critic that cannot tell. Above 10 none is.
     """
     for name, least, wanted in (("gradient_norm", 0.2, "its penalty wants 1"), ("critic_slope", 0.0, "1 is usual")):
         slope = meter(rows, name, planned)

@@ -27,9 +27,9 @@ def augment(y: Pictures, kinds: Iterable[Kind], *, generator: Generator) -> Pict
 def _colour(y: Pictures, generator: Generator) -> Pictures:
     """Brightness moved by up to 1/2, saturation 0 to 2 times, contrast 1/2 to 3/2 times as large."""
     brightness, saturation, contrast = _uniform(y, 3, generator)
-    y = y + (brightness - 0.5)
-    y = torch.lerp(y.mean(1, keepdim=True), y, 2 * saturation)
-    return torch.lerp(y.mean((1, 2, 3), keepdim=True), y, contrast + 0.5)
+    y = y + (brightness - 0.5).to(y)
+    y = torch.lerp(y.mean(1, keepdim=True), y, (2 * saturation).to(y))
+    return torch.lerp(y.mean((1, 2, 3), keepdim=True), y, (contrast + 0.5).to(y))
 
 
 def _translation(y: Pictures, generator: Generator) -> Pictures:
@@ -57,7 +57,7 @@ def _cutout(y: Pictures, generator: Generator) -> Pictures:
 
 def _uniform(y: Pictures, n: int, generator: Generator) -> Iterable[Float[Tensor, "B 1 1 1"]]:
     """n numbers in [0, 1) for each picture."""
-    u = rand((len(y), n), generator=generator, device=y.device).to(y)
+    u = rand((len(y), n), generator=generator, device=y.device)  # never in half precision, which rounds it up to 1
     return (column.view(-1, 1, 1, 1) for column in u.unbind(1))
 
 

@@ -14,7 +14,7 @@ from pofx.distributions import PointMass
 from pofx.domains import Images, Vectors
 from pofx.errors import Unusable
 from pofx.models.adversarial.augment import CHANGES, Kind, augment
-from pofx.models.adversarial.inversion import inverted
+from pofx.models.adversarial.inversion import STARTS, inverted
 from pofx.models.adversarial.networks import Conditioning, Critic, Generator, Network, packed
 from pofx.nn.conv import Norm
 from pofx.nn.modes import evaluating
@@ -28,11 +28,12 @@ class Game(nn.Module):
     """A generator g makes points of noise z, a critic f scores points. Abstract: a model says what they learn.
 
     Inside, pictures are dequantised to [-1, 1) and vectors standardised; what g makes is quantised only in ``sample``.
-    ``slope_is_one`` says that a penalty wants f's slope to be 1, ``logits`` that sigmoid(f), or that of a difference of
-    two f, is a probability.
+    ``logits`` says that sigmoid(f), or that of a difference of two f, is a probability; ``slope_name`` under which name
+    health rules read f's slope: "gradient_norm" is to be 1, "critic_slope" not to be large, any other is as it is.
 
     Args:
-        latent_dim: K, size of the noise z that a sample is made from; left out: 16 for pictures, D for vectors.
+        latent_dim: K, size of the noise z that a sample is made from; left out: 16 for pictures, D for vectors and 2 at
+            least, and as many more as there are signs.
         hidden: sizes of the hidden layers of both networks; of convolutions, the last one is the size of the features.
         network: "mlp", "conv" (DCGAN's), "residual" (R3GAN's), or "auto": conv for pictures larger than 8 x 8.
         width: channels of the first convolution.
@@ -48,7 +49,7 @@ class Game(nn.Module):
             twice the frequency: what lies close together is then told apart sooner.
     """
 
-    slope_is_one = False
+    slope_name = "critic_slope"
     logits = False
 
     def __init__(
@@ -75,7 +76,7 @@ class Game(nn.Module):
         self.domain, self.condition, self.augment, self.packing = domain, condition, augment, packing
         self.latent_dim = latent_dim or signs + (16 if isinstance(domain, Images) else max(2, domain.dim))
         if not 0 <= signs <= self.latent_dim:
-            raise Unusable(f"signs is a number of the noise's {self.latent_dim} coordinates, got {signs}; 12 are many")
+            raise Unusable(f"signs is how many of the {self.latent_dim} coordinates of noise, got {signs}; 12 is usual")
         self.signs = signs
         large = isinstance(domain, Images) and max(domain.height, domain.width) > 8
         self.network: Network = ("conv" if large else "mlp") if network == "auto" else network
@@ -96,7 +97,7 @@ class Game(nn.Module):
         self.standardise = Standardise(domain.dim) if isinstance(domain, Vectors) else None
         if spectral_norm:
             self.biased_gradient = "a weight's largest singular value is found step by step, and moves as it is asked"
-        self.alone = self.critic.alone
+        self.alone, self.lot = self.critic.alone, self.critic.lot
         if not self.alone:
             self.whole_batch = "points are judged beside others of their batch, so pieces have other neighbours"
 
@@ -107,10 +108,10 @@ class Game(nn.Module):
 
     @torch.no_grad()
     def sample(self, n: int, condition: Tensor | None = None, *, generator: Rng, truncation: float = 1.0) -> Tensor:
-        """n observations g(z), z ~ truncation * N(0, I); below 1, more typical and less varied ones."""
+        """n observations g(z), z ~ truncation * N(0, I); below 1, more typical and less varied ones. Signs stay."""
         c = rows_for(self.condition, condition, n, generator=generator)
         with evaluating(self.generator):
-            return self.outside(self.generator(truncation * self.noise(n, generator), c))
+            return self.outside(self.generator(self.noise(n, generator, scale=truncation), c))
 
     @property
     def latent_domain(self) -> Vectors:
@@ -123,7 +124,8 @@ class Game(nn.Module):
         """The z whose g(z) is nearest to x, searched for at the cost of 100 steps of g; nothing is drawn."""
         c = self.given(x, condition)
         with evaluating(self.generator):
-            return inverted(self.generator, self.centred(x), c, self.latent_dim)
+            starts = self.noise(STARTS, stream(0, "invert", device=x.device))
+            return inverted(self.generator, self.centred(x), c, starts, held=self.signs)
 
     def decode(self, z: Float[Tensor, "B K"], condition: Tensor | None = None) -> PointMass:
         """g(z) and no other x: of the density of x given z there is none."""
@@ -134,12 +136,12 @@ class Game(nn.Module):
     @torch.no_grad()
     def judge(self, x: Tensor, condition: Tensor | None = None) -> Float[Tensor, "L"]:
         """f of each x, higher for what looks real; where points are judged beside others, the mean of each lot."""
-        n, c = len(x) - len(x) % self.critic.lot, self.given(x, condition)
+        n, c = len(x) - len(x) % self.lot, self.given(x, condition)
         if not n:
             return self.like.new_empty(0)
         with evaluating(self.critic):
             f = self.critic(self.centred(x[:n]), None if c is None else c[:n])
-        return f.view(-1, self.critic.lot // self.packing).mean(1)
+        return f.view(-1, self.lot // self.packing).mean(1)
 
     def features(self, x: Tensor) -> Float[Tensor, "B F"]:
         """The critic's last hidden layer, (B, hidden[-1]), of each x by itself (in a pack, of copies); without a
@@ -152,22 +154,27 @@ class Game(nn.Module):
     @torch.no_grad()
     def meters(self, x: Tensor, condition: Tensor | None = None) -> dict[str, Tensor]:
         """Of the critic: its gap between real and generated points, the share of pairs that it tells apart, how sure it
-        is of them, its slope between them (``gradient_norm`` where it is to be one), and the largest found, in slopes
-        and in differences: it is that of no critic of a smaller Lipschitz constant. Of samples: their total standard
+        is of them, its slope between them (``slope_name``), and the largest found, in slopes and in differences: it is
+        that of no critic of a smaller Lipschitz constant. Of samples: their total standard
         deviation relative to the data's.
         """
         c, rng = self.given(x, condition), stream(0, "meters", device=x.device)
+        if len(x) < self.packing:  # too few of them for a pack: one of copies
+            some = torch.arange(self.packing, device=x.device) % len(x)
+            x, c = x[some], None if c is None else c[some]
         real, fake, c = self.pairs(x, c, rng)
         f_real, f_fake = self.judged(real, fake, c)
         slopes = self.slope_between(real, fake, c, rng, share=0.25).detach()
         apart = packed(real - fake, self.packing).flatten(1).norm(dim=1).clamp_min(1e-12)
+        steepness = {self.slope_name: slopes.mean()}
+        if self.alone:  # else a score moves with those beside it
+            steepness["critic_lipschitz"] = torch.cat([slopes, (f_real - f_fake).abs() / apart]).max()
         sure = {"critic_sure": (f_real[:, None] - f_fake).sigmoid().mean()} if self.logits else {}
         return {
             "gap": f_real.mean() - f_fake.mean(),
             "critic_accuracy": (f_real[:, None] > f_fake).to(f_real.dtype).mean(),
             **sure,
-            "gradient_norm" if self.slope_is_one else "critic_slope": slopes.mean(),
-            "critic_lipschitz": torch.cat([slopes, (f_real - f_fake).abs() / apart]).max(),
+            **steepness,
             "sample_spread": _spread(fake) / _spread(real).clamp_min(1e-12),
         }
 
@@ -215,15 +222,17 @@ class Game(nn.Module):
         return [packed(gradient, self.packing).flatten(1).square().sum(1) for gradient in gradients]
 
     def whole_packs(self, n: int) -> int:
-        """The largest multiple of the pack's size up to n."""
+        """The largest multiple of the pack's size up to n; with ``minibatch_std``, of whole groups of packs."""
         m = self.packing
         if n < m:
-            raise Unusable(f"packing judges {m} points together, got a batch of {n}; take a larger batch")
-        return n - n % m
+            raise Unusable(
+                f"packing judges {m} points together, got {n} (--accumulate cuts a batch); take a larger batch"
+            )
+        return n - n % (self.lot if n >= self.lot else m)
 
-    def noise(self, n: int, generator: Rng) -> Float[Tensor, "n K"]:
-        """z ~ N(0, I), of the first ``signs`` coordinates the signs alone."""
-        z = randn((n, self.latent_dim), generator=generator, device=generator.device)
+    def noise(self, n: int, generator: Rng, *, scale: float = 1.0) -> Float[Tensor, "n K"]:
+        """z ~ scale * N(0, I), of the first ``signs`` coordinates the signs alone."""
+        z = scale * randn((n, self.latent_dim), generator=generator, device=generator.device)
         if self.signs:
             z[:, : self.signs].sign_()
         return z.to(self.like)
@@ -266,7 +275,7 @@ def own_rate(critic_learning_rate: float | None) -> dict[str, float]:
     if critic_learning_rate is None:
         return {}
     if not 0 < critic_learning_rate < math.inf:
-        raise Unusable(f"critic_learning_rate must be above 0, got {critic_learning_rate}; leave it out for one rate")
+        raise Unusable(f"critic_learning_rate must be above 0, and finite, got {critic_learning_rate}; leave it out")
     return {"learning_rate": critic_learning_rate}
 
 
@@ -281,10 +290,10 @@ def _check_choices(
     known = {"network": (network, Choice), "norm": (norm, Norm), "conditioning": (conditioning, Conditioning)}
     for name, (value, kind) in known.items():
         if value not in get_args(kind):
-            raise Unusable(f"{name} is one of {', '.join(get_args(kind))}, got {value!r}")
+            raise Unusable(f"{name} is one of {', '.join(get_args(kind))}, got {value!r}; leave it out for the default")
     for value in augment:
         if value not in CHANGES:
-            raise Unusable(f"augment is some of {', '.join(CHANGES)}, got {value!r}")
+            raise Unusable(f"augment is some of {', '.join(CHANGES)}, got {value!r}; leave it out for none")
     if not isinstance(domain, Images):
         if network in ("conv", "residual"):
             raise Unusable(f"network {network!r} needs images, got {domain.kind}; take 'mlp' or 'auto'")

@@ -34,7 +34,8 @@ class GAN(Game):
     gradient penalty: Gulrajani et al. 2017, arXiv:1704.00028, eq. (3).
 
     Args:
-        latent_dim: K, size of the noise z that a sample is made from; left out: 16 for pictures, D for vectors.
+        latent_dim: K, size of the noise z that a sample is made from; left out: 16 for pictures, D for vectors and 2 at
+            least, and as many more as there are signs.
         hidden: sizes of the hidden layers of both networks; of convolutions, the last one is the size of the features.
         network: "mlp", "conv" (DCGAN's), "residual" (R3GAN's), or "auto": conv for pictures larger than 8 x 8.
         width: channels of the first convolution.
@@ -46,7 +47,8 @@ class GAN(Game):
         r2: weight of the slope at generated points.
         anneal: what is left of r1 and r2 at the end; they fall geometrically.
         penalty: lambda, weight of the gradient penalty.
-        penalised: share of each batch on which the gradient penalty is computed; it costs more than the rest.
+        penalised: share of each batch on which the gradient penalty is computed, which costs more than the rest; left
+            out: all.
         weight_clip: the critic's weights are kept within plus and minus this.
         spectral_norm: the critic's weights are divided by their largest singular value.
         conditioning: how the critic is told the condition: "projection", or "concatenation" to what each layer reads.
@@ -78,7 +80,7 @@ class GAN(Game):
         r2: float = 0.0,
         anneal: float = 1.0,
         penalty: float = 0.0,
-        penalised: float = 1.0,
+        penalised: float | None = None,
         weight_clip: float | None = None,
         spectral_norm: bool = False,
         conditioning: Conditioning = "projection",
@@ -89,9 +91,19 @@ class GAN(Game):
         octaves: int = 0,
     ) -> None:
         require("gan", domain, Images, Vectors)
+        if anneal != 1 and not (r1 or r2):
+            raise Unusable(
+                f"anneal is what is left of r1 and r2, got {anneal} without either; give one, or leave it out"
+            )
+        if penalised is not None and not penalty:
+            raise Unusable(
+                f"penalised is a share for penalty, got {penalised} and no penalty; give penalty 1, or neither"
+            )
+        if weight_clip is not None and spectral_norm:
+            raise Unusable("weight_clip and spectral_norm undo each other, got both; take one")
         if not 0 < anneal <= 1:
             raise Unusable(f"anneal is what is left of r1 and r2, in (0, 1], got {anneal}; leave it out to keep them")
-        _check_arguments(loss, critic_steps, penalised, r1=r1, r2=r2, penalty=penalty)
+        _check_arguments(loss, critic_steps, 1.0 if penalised is None else penalised, r1=r1, r2=r2, penalty=penalty)
         if weight_clip is not None and not 0 < weight_clip < math.inf:
             raise Unusable(f"weight_clip must be above 0, got {weight_clip}; 0.01 is usual, leave it out for none")
         if loss == "wasserstein" and not (r1 or r2 or penalty or weight_clip or spectral_norm):
@@ -102,10 +114,14 @@ class GAN(Game):
             augment=augment, signs=signs, octaves=octaves,
         )  # fmt: skip
         self.value = VALUES[loss]
-        self.critic_steps, self.r1, self.r2, self.penalty, self.penalised = critic_steps, r1, r2, penalty, penalised
+        self.critic_steps, self.r1, self.r2, self.penalty = critic_steps, r1, r2, penalty
+        self.penalised = 1.0 if penalised is None else penalised
         self.weight_clip, self.anneal, self.own_rate = weight_clip, anneal, own_rate(critic_learning_rate)
         self.register_buffer("remaining", torch.ones(()), persistent=anneal != 1)
-        self.slope_is_one = penalty > 0
+        if anneal != 1:  # a critic that is let go is to become steep
+            self.slope_name = "slope"
+        if penalty:
+            self.slope_name = "gradient_norm"
         self.logits = loss in ("saturating", "non-saturating", "relativistic")
         if weight_clip:
             self.held({}, Progress(0, 1))
@@ -134,7 +150,7 @@ class GAN(Game):
             squares = [square.mean() for square in self.squared_slopes(f_real.sum() + f_fake.sum(), *sloped)]
             for weight, square in zip(weights, squares):
                 total = total + weight / 2 * square
-            parts["squared_slope"] = squares[0].detach()
+            parts["squared_slope"] = torch.stack(squares).mean().detach()
         if self.penalty:
             slope = self.slope_between(real.detach(), fake.detach(), c, generator, share=self.penalised)
             total = total + self.penalty * (slope - 1).square().mean()
@@ -177,11 +193,11 @@ def _recipe(domain: Images | Vectors, network: str, loss: Name, spectral_norm: b
 
 def _check_arguments(loss: str, critic_steps: int, penalised: float, **weights: float) -> None:
     if loss not in get_args(Name):
-        raise Unusable(f"loss is one of {', '.join(get_args(Name))}, got {loss!r}")
+        raise Unusable(f"loss is one of {', '.join(get_args(Name))}, got {loss!r}; leave it out for the default")
     if critic_steps < 1:
         raise Unusable(f"critic_steps must be at least 1, got {critic_steps}; leave it out for the default")
     if not 0 < penalised <= 1:
-        raise Unusable(f"penalised is a share of the batch in (0, 1], got {penalised}")
+        raise Unusable(f"penalised is a share of the batch in (0, 1], got {penalised}; leave it out for all")
     for name, weight in weights.items():
         if not 0 <= weight < math.inf:
             raise Unusable(f"{name} must be at least 0, and finite, got {weight}; 0 leaves it out")

@@ -56,7 +56,7 @@ class Generator(nn.Module):
 
 
 class Critic(nn.Module):
-    """f(x, c) = w . h(x) + e(c) . h(x), up to a constant, which few losses depend on; or w . h(x, c).
+    """f(x, c) = w . h(x) + e(c) . h(x), h ends in an activation, which makes the constant; or w . h(x, c).
 
     Source: projection: Miyato and Koyama 2018, arXiv:1802.05637, eq. (3). Packing: Lin et al. 2018, arXiv:1712.04086.
     Minibatch standard deviation: Karras et al. 2018, arXiv:1710.10196, section 3. Spectral norm: Miyato et al. 2018,
@@ -90,7 +90,7 @@ class Critic(nn.Module):
         self.concatenates = condition is not None and conditioning == "concatenation"
         context = packing * EMBEDDING if self.concatenates else 0
         self.trunk: MLP | ConvEncoder | ResidualEncoder
-        if network == "mlp" or isinstance(domain, Vectors):
+        if isinstance(domain, Vectors) or network == "mlp":
             inputs = packing * domain.dims * (1 + 2 * octaves)
             self.trunk = MLP(inputs, hidden[:-1], hidden[-1], context=context, activation=_bend(domain))
         else:
@@ -141,9 +141,9 @@ class Critic(nn.Module):
         """f(x, c) of each pack."""
         h = self.hidden(y, c)
         f = self.head(h).squeeze(1)
-        if self.embedding is None or self.project is None:
-            return f
-        return f + (self.project(self.embedding(c).reshape(len(h), -1)) * h).sum(1)
+        if self.embedding is not None and self.project is not None:
+            f = f + (self.project(self.embedding(c).reshape(len(h), -1)) * h).sum(1)
+        return f.to(torch.promote_types(f.dtype, torch.float32))  # values of half precision would be too coarse a game
 
 
 def packed(y: Float[Tensor, "B C ..."], m: int) -> Float[Tensor, "P mC ..."]:
@@ -154,8 +154,9 @@ def packed(y: Float[Tensor, "B C ..."], m: int) -> Float[Tensor, "P mC ..."]:
 def in_octaves(y: Float[Tensor, "P D"], octaves: int) -> Float[Tensor, "P F"]:
     """y beside sin(2^k y) / 2^k and cos(2^k y) / 2^k, k below ``octaves``.
 
-    A perceptron learns what varies slowly long before what varies fast. Divided by 2^k none of them is steeper than y,
-    so that a bound on slopes, while it holds, still leaves the slow ones first.
+    A perceptron learns what varies slowly long before what varies fast. Divided by 2^k none of them is steeper than y
+    (all together they are sqrt(1 + octaves) times as steep), so that a bound on slopes still leaves the slow ones
+    first.
 
     Source: Tancik et al. 2020, arXiv:2006.10739, section 6.1, positional encoding, there not divided.
     """

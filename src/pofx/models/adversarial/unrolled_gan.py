@@ -34,14 +34,15 @@ class UnrolledGAN(Game):
     Source: Metz et al. 2017, arXiv:1611.02163, eq. (6) to (8), (10).
 
     Args:
-        latent_dim: K, size of the noise z that a sample is made from; left out: 16 for pictures, D for vectors.
+        latent_dim: K, size of the noise z that a sample is made from; left out: 16 for pictures, D for vectors and 2 at
+            least.
         hidden: sizes of the hidden layers of both networks; of convolutions, the last one is the size of the features.
         network: "mlp", "conv" (DCGAN's), "residual" (R3GAN's), or "auto": conv for pictures larger than 8 x 8.
         width: channels of the first convolution.
         unrolled: steps of the critic that the generator looks ahead.
         unrolled_rate: eta, the rate of these steps.
-        critic_learning_rate: of the critic's ordinary steps. As in the paper a tenth of the generator's: a critic that
-            answers at once leaves nothing to look ahead for, and the steps ahead then overshoot it.
+        critic_learning_rate: of the critic's ordinary steps; a tenth of the generator's usual one, as in the paper: a
+            critic that answers at once leaves nothing to look ahead for, and the steps ahead then overshoot it.
     """
 
     logits = True
@@ -111,7 +112,7 @@ class UnrolledGAN(Game):
 
 
 def _recipe(domain: Images | Vectors) -> dict[str, Any]:
-    """Those of ``gan``."""
+    # As in the paper, but for the longer memory of beta2; it has momentum where gan has none.
     shared = {"optimiser": "adam", "schedule": "cosine", "clip": 0.0, "ema": 0.1, "beta1": 0.5, "beta2": 0.99}
     if isinstance(domain, Vectors):
         return shared | {"batch_size": 256, "learning_rate": 1e-3}

@@ -34,7 +34,8 @@ def conjugate_point(
     for _ in range(steps):
         step = -pace * _newton(residual, pairs)
         there = gradient(x + step) - y
-        pairs = [*pairs, (step, there - residual)][-_RECENT:]
+        told = there.isfinite().all(1, keepdim=True)  # what is not finite tells nothing, and would spoil what follows
+        pairs = [*pairs, (step, torch.where(told, there - residual, 0.0))][-_RECENT:]
         good = _length(there) < _WORSE * _length(residual)
         pace = torch.where(good, 1.0, pace / 2)
         x, residual = torch.where(good, x + step, x), torch.where(good, there, residual)
