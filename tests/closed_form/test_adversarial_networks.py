@@ -290,7 +290,7 @@ def test_unknown_names_are_refused_in_one_line():
     known = {"network": "auto", "norm": "layer", "conditioning": "projection", "augment": ()}
     wrong = {"network": "unet", "norm": "group", "conditioning": "sum", "augment": ("flip",)}
     for name, value in wrong.items():
-        with pytest.raises(Unusable, match=f"^{name} is (one|some) of .*, got '[a-z]+'; leave it out for .*$"):
+        with pytest.raises(Unusable, match=f"^{name} is (one|some) of .*, got '[a-z]+'; leave it out for .*"):
             _check_choices(PICTURES, **known | {name: value})
     with pytest.raises(Unusable, match=r"^loss is one of saturating, .*, got 'hinges'$"):
         _check_arguments("hinges", 1, 1.0)

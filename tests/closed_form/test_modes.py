@@ -66,7 +66,11 @@ def test_in_other_dimensions_too(dim):
 
 @pytest.mark.parametrize(
     ("samples", "sd", "message"),
-    [(torch.zeros(0, 2), 0.1, "points of one space"), (torch.zeros(3, 2), 0.0, "above 0"), (torch.full((3, 2), math.nan), 0.1, "must be finite")],
+    [
+        (torch.zeros(0, 2), 0.1, "points of one space"),
+        (torch.zeros(3, 2), 0.0, "above 0"),
+        (torch.full((3, 2), math.nan), 0.1, "must be finite"),
+    ],
 )
 def test_refused_in_one_line(samples, sd, message):
     with pytest.raises(Unusable, match=message):
