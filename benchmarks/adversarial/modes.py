@@ -89,8 +89,10 @@ def trained(name, arguments, settings, source, seed, steps):
     model.adapt(data.train.rows()[0], generator=stream(seed, "adapt"))
     trainer = Trainer(model.train(), data.train, settings_from(model.recipe, settings), planned=steps, seed=seed)
     begun = time.process_time()
-    for _ in range(steps):
+    for step in range(steps):
         trainer.round()
+        if step % 100 == 0:
+            trainer.observed()  # what is gathered of each step is let go
     seconds = time.process_time() - begun
     with trainer.weights():
         samples = model.sample(SAMPLES + MANY, generator=stream(seed, "eval"))

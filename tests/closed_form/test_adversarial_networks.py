@@ -292,7 +292,7 @@ def test_unknown_names_are_refused_in_one_line():
     for name, value in wrong.items():
         with pytest.raises(Unusable, match=f"^{name} is (one|some) of .*, got '[a-z]+'; leave it out for .*"):
             _check_choices(PICTURES, **known | {name: value})
-    with pytest.raises(Unusable, match=r"^loss is one of saturating, .*, got 'hinges'$"):
+    with pytest.raises(Unusable, match=r"^loss is one of saturating, .*, got 'hinges'; leave it out for the default$"):
         _check_arguments("hinges", 1, 1.0)
 
 
