@@ -35,7 +35,19 @@ from pofx.preparing import (
 from pofx.protocols import Judges, Samples, capabilities
 from pofx.reading import Reading
 from pofx.rendering import Sampled, natural_suffix
-from pofx.runs import CHUNK, FORMAT, STATE, Run, chosen_device, fitting_together, lasting, load, named_after, reading
+from pofx.runs import (
+    CHUNK,
+    FORMAT,
+    STATE,
+    Run,
+    chosen_device,
+    fitting_together,
+    lasting,
+    load,
+    named_after,
+    reading,
+    whole_events,
+)
 from pofx.samplers.chunks import sample_many
 from pofx.train import checkpoint
 from pofx.train.course import Course
@@ -373,7 +385,7 @@ def _restore(course: Course, state: checkpoint.State, folder: Path) -> None:
         course.seconds = float(plain["run"]["seconds"])
         if not all(isinstance(value, int | float) for row in plain["history"] for value in row.values()):
             raise ValueError("a row of the history holds what is no number")
-        course.history, course.events = list(plain["history"]), [dict(event) for event in plain["events"]]
+        course.history, course.events = list(plain["history"]), whole_events(plain["events"])
         if course.validation is not None and plain["run"]["best_step"]:
             best = under("best", tensors)
             if {name: x.shape for name, x in best.items()} != {k: x.shape for k, x in under("model", tensors).items()}:

@@ -212,7 +212,7 @@ class Run:
             return []
         with fitting_together(self.folder):
             events = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-            return [event | {key: event[key] for key in ("kind", "step", "line")} for event in events]
+            return whole_events(events)
 
     @cached_property
     def progress(self) -> dict[str, Any]:
@@ -533,3 +533,11 @@ def _check_names(method: Callable[..., Any], settings: dict[str, Any], what: str
     for name in settings:
         if name not in known:
             raise Unusable(f"{what} has no setting {name!r}" + (nearest(name, known) if known else "; it has none"))
+
+
+def whole_events(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Events with all that one has; of an alarm, the rule that rang too. Raises: ``KeyError``, ``TypeError``."""
+    needed = {"alarm": ("kind", "step", "line", "rule")}
+    return [
+        event | {key: event[key] for key in needed.get(event["kind"], ("kind", "step", "line"))} for event in events
+    ]

@@ -272,7 +272,7 @@ REFUSED = [
     (POINTS, {"norm": "batch"}, "norm 'batch' is of convolutions, got network 'mlp'"),
     (PICTURES, {"norm": "batch", "network": "mlp"}, "norm 'batch' is of convolutions, got network 'mlp'"),
     (PICTURES, {"norm": "batch", "network": "residual"}, "norm 'batch' is of convolutions, got network 'residual'"),
-    (Images(1, 8, 8, 17), {"norm": "batch"}, "norm 'batch' is of convolutions, got network 'mlp'; take 'conv'"),
+    (Images(1, 8, 8, 17), {"norm": "batch"}, "norm 'batch' is of convolutions, got network 'mlp'; take network 'conv'"),
     (POINTS, {"packing": 0}, "packing must be at least 1, got 0"),
     (POINTS, {"augment": ("colour",)}, "augment changes pictures, got vectors"),
 ]

@@ -35,8 +35,15 @@ GAMES = [
     if entry.family != "baselines"
     for kind in entry.tiny
 ]  # fmt: skip
+
+
+def tiny_model(name, kind):
+    with seeded_init(0):
+        return find(name).build(TINY[kind][-1], condition=TWO_CLASSES, **find(name).tiny[kind])
+
+
 # The others say in ``whole_batch`` why their loss is no mean over rows.
-SEPARABLE = [game for game in GAMES if not getattr(find(game[0]).load(), "whole_batch", "")]
+SEPARABLE = [game for game in GAMES if not getattr(tiny_model(*game), "whole_batch", "")]
 
 
 class Uneven(nn.Module):
@@ -99,8 +106,7 @@ def normalised(world=ALONE):
 def trainer(name, kind, world=ALONE, **settings):
     """A tiny form on tiny data, in double precision, where equal means equal."""
     domain = TINY[kind][-1]
-    with seeded_init(0):
-        model = find(name).build(domain, condition=TWO_CLASSES, **find(name).tiny[kind])
+    model = tiny_model(name, kind)
     x, c = tiny_data(domain, TWO_CLASSES)
     if hasattr(model, "adapt"):
         model.adapt(x, c, generator=stream(0, "adapt"))

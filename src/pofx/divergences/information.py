@@ -53,11 +53,13 @@ def nwj(scores: Float[Tensor, "B C"]) -> Float[Tensor, ""]:
 
 
 def normal_mutual_information(rho: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-    r"""$-\frac12 \log(1 - \rho^2)$ of two normals of correlation rho, exact; infinite at -1 and 1, NaN beyond.
+    r"""$-\frac12 \log(1 - \rho^2)$ of two normals of correlation rho, exact; infinite at -1 and 1.
 
     >>> normal_mutual_information(torch.tensor([0.6, -1.0]))
     tensor([0.2231, inf])
     """
+    if (rho.abs() > 1).any():
+        raise Unusable(f"rho is a correlation, from -1 to 1, got {rho.abs().max().item():.6g}; divide by both spreads")
     return -(torch.log1p(-rho) + torch.log1p(rho)) / 2
 
 

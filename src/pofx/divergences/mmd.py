@@ -66,9 +66,8 @@ def kernel_distance(
 
     Source: Binkowski et al. 2018, arXiv:1801.01401, eq. 4.
     """
-    x, y = x.double(), y.double()
     check_points(2, x=x, y=y)
-    return mmd_squared(x, y, polynomial_kernel(degree, offset))
+    return mmd_squared(x.double(), y.double(), polynomial_kernel(degree, offset))
 
 
 def energy_distance(

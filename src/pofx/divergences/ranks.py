@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pofx.divergences.checks import check_columns, check_finite
+from pofx.errors import Unusable
 
 
 def auc(a: Float[Tensor, "N"], b: Float[Tensor, "M"]) -> tuple[float, float]:
@@ -25,6 +26,8 @@ def auc(a: Float[Tensor, "N"], b: Float[Tensor, "M"]) -> tuple[float, float]:
     0.75
     """
     check_columns(2, a=a, b=b)
+    if a.ndim != 1:
+        raise Unusable(f"a and b must be numbers in a row, (N,) and (M,), got shape {tuple(a.shape)}; give one column")
     check_finite(a=a, b=b)
     of_a, of_b = _beaten(a, b), 1 - _beaten(b, a)
     error = math.sqrt(of_a.var().item() / len(a) + of_b.var().item() / len(b))
@@ -34,5 +37,5 @@ def auc(a: Float[Tensor, "N"], b: Float[Tensor, "M"]) -> tuple[float, float]:
 def _beaten(a: Tensor, b: Tensor) -> Float[Tensor, "N"]:
     """The share of b below each of a, ties by half."""
     ordered = b.sort().values
-    below, not_above = (torch.searchsorted(ordered, a, right=right) for right in (False, True))
+    below, not_above = (torch.searchsorted(ordered, a.contiguous(), right=right) for right in (False, True))
     return (below + not_above).double() / (2 * len(b))

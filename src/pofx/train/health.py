@@ -23,6 +23,7 @@ RECOVERED = 20  # rows without a finding after which a rule may ring again: abou
 ENOUGH = 30  # losses, to tell a slow start in noise from none
 SETTLED = 0.25  # share of the steps after which a reading is no longer that of an untrained network
 LATE = 0.95
+UNFOLDED = 50  # rounds before which a generator has had no time to reach every class
 ONLY = ("model",)  # the players of maximum likelihood, whose loss falls; a game's need not
 
 
@@ -230,9 +231,9 @@ def mode_collapse(rows: History, planned: int) -> str:
     if spread and max(spread) < 0.1 and not grows(spread):
         return f"samples are nearly all alike: their spread is {spread[-1]:.2g} of the data's"
     known = meter(rows, "modes_known", planned)
-    out = late(rows, planned) or (spread and min(spread) >= 0.5)
+    out = (late(rows, planned) and rows[-1]["step"] >= UNFOLDED) or (spread and min(spread) >= 0.5)
     if modes and out and 1 < known[-1] and max(modes) <= max(1, known[-1] / 3) and not grows(modes):
-        return f"samples are of {modes[-1]:.0f} of the {known[-1]:.0f} classes of the data"
+        return f"samples are of {modes[-1]:.0f} of the {known[-1]:.0f} classes among the rows looked at"
     return ""
 
 

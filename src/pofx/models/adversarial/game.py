@@ -32,8 +32,8 @@ class Game(nn.Module):
     health rules read f's slope: "gradient_norm" is to be 1, "critic_slope" not to be large, any other is as it is.
 
     Args:
-        latent_dim: K, size of the noise z that a sample is made from; left out: 16 for pictures, D for vectors and 2 at
-            least, and as many more as there are signs.
+        latent_dim: K, size of the noise z that a sample is made from; left out: 16 for pictures, D for vectors.
+            At least 2, and as many more as there are signs.
         hidden: sizes of the hidden layers of both networks; of convolutions, the last one is the size of the features.
         network: "mlp", "conv" (DCGAN's), "residual" (R3GAN's), or "auto": conv for pictures larger than 8 x 8.
         width: channels of the first convolution.
@@ -43,10 +43,11 @@ class Game(nn.Module):
         minibatch_std: the critic sees how far points of a batch lie apart.
         spectral_norm: the critic's weights are divided by their largest singular value.
         augment: changes made to real and generated pictures before they are judged: colour, translation, cutout.
-        signs: how many of the noise's coordinates are -1 or 1. What is continuous cannot tear a normal apart, so that
-            data in separate parts have points of g between them; signs are apart already.
-        octaves: of a perceptron, how many sines and cosines of each coordinate the critic reads beside it, each of
-            twice the frequency: what lies close together is then told apart sooner.
+        signs: how many of the noise's coordinates are -1 or 1, for data in separate parts.
+            What is continuous cannot tear a normal apart, and leaves points of g between the parts; signs are apart
+            already.
+        octaves: how many sines and cosines of each coordinate a critic that is a perceptron reads beside it.
+            Each is of twice the frequency: what lies close together is then told apart sooner.
     """
 
     slope_name = "critic_slope"
@@ -83,9 +84,8 @@ class Game(nn.Module):
         if not 0 <= octaves <= (16 if self.network == "mlp" else 0):
             raise Unusable(f"octaves must be 0 to 16 with network mlp, and 0 with others, got {octaves}; 6 is usual")
         if norm == "batch" and self.network != "conv":
-            raise Unusable(
-                f"norm 'batch' is of convolutions, got network {self.network!r}; take 'conv', or leave it out"
-            )
+            cure = "take network 'conv', or leave it out" if isinstance(domain, Images) else "leave it out"
+            raise Unusable(f"norm 'batch' is of convolutions, got network {self.network!r}; {cure}")
         self.generator = Generator(
             domain, condition, self.latent_dim, network=self.network, hidden=hidden, width=width, norm=norm
         )
@@ -98,8 +98,8 @@ class Game(nn.Module):
         if spectral_norm:
             self.biased_gradient = "a weight's largest singular value is found step by step, and moves as it is asked"
         self.alone, self.lot = self.critic.alone, self.critic.lot
-        if not self.alone:
-            self.whole_batch = "points are judged beside others of their batch, so pieces have other neighbours"
+        if not self.alone or norm == "batch":
+            self.whole_batch = "points are made or judged beside others of their batch, so pieces have other neighbours"
 
     def adapt(self, x: Tensor, condition: Tensor | None = None, *, generator: Rng) -> None:
         """Takes mean and scale of vectors from the training split; pictures need neither."""

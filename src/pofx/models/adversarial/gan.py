@@ -34,8 +34,8 @@ class GAN(Game):
     gradient penalty: Gulrajani et al. 2017, arXiv:1704.00028, eq. (3).
 
     Args:
-        latent_dim: K, size of the noise z that a sample is made from; left out: 16 for pictures, D for vectors and 2 at
-            least, and as many more as there are signs.
+        latent_dim: K, size of the noise z that a sample is made from; left out: 16 for pictures, D for vectors.
+            At least 2, and as many more as there are signs.
         hidden: sizes of the hidden layers of both networks; of convolutions, the last one is the size of the features.
         network: "mlp", "conv" (DCGAN's), "residual" (R3GAN's), or "auto": conv for pictures larger than 8 x 8.
         width: channels of the first convolution.
@@ -47,18 +47,19 @@ class GAN(Game):
         r2: weight of the slope at generated points.
         anneal: what is left of r1 and r2 at the end; they fall geometrically.
         penalty: lambda, weight of the gradient penalty.
-        penalised: share of each batch on which the gradient penalty is computed, which costs more than the rest; left
-            out: all.
+        penalised: share of each batch on which the gradient penalty is computed; left out: all.
+            It costs more than the rest of the step.
         weight_clip: the critic's weights are kept within plus and minus this.
         spectral_norm: the critic's weights are divided by their largest singular value.
         conditioning: how the critic is told the condition: "projection", or "concatenation" to what each layer reads.
         packing: m, how many points are judged together.
         minibatch_std: the critic sees how far points of a batch lie apart.
         augment: changes made to real and generated pictures before they are judged: colour, translation, cutout.
-        signs: how many of the noise's coordinates are -1 or 1. What is continuous cannot tear a normal apart, so that
-            data in separate parts have points of g between them; signs are apart already.
-        octaves: of a perceptron, how many sines and cosines of each coordinate the critic reads beside it, each of
-            twice the frequency: what lies close together is then told apart sooner.
+        signs: how many of the noise's coordinates are -1 or 1, for data in separate parts.
+            What is continuous cannot tear a normal apart, and leaves points of g between the parts; signs are apart
+            already.
+        octaves: how many sines and cosines of each coordinate a critic that is a perceptron reads beside it.
+            Each is of twice the frequency: what lies close together is then told apart sooner.
     """
 
     remaining: Tensor

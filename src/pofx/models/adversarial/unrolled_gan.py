@@ -34,8 +34,7 @@ class UnrolledGAN(Game):
     Source: Metz et al. 2017, arXiv:1611.02163, eq. (6) to (8), (10).
 
     Args:
-        latent_dim: K, size of the noise z that a sample is made from; left out: 16 for pictures, D for vectors and 2 at
-            least.
+        latent_dim: K, size of the noise z that a sample is made from; left out: 16 for pictures, D for vectors.
         hidden: sizes of the hidden layers of both networks; of convolutions, the last one is the size of the features.
         network: "mlp", "conv" (DCGAN's), "residual" (R3GAN's), or "auto": conv for pictures larger than 8 x 8.
         width: channels of the first convolution.
@@ -46,6 +45,7 @@ class UnrolledGAN(Game):
     """
 
     logits = True
+    whole_batch = "the critic's steps ahead are for a whole batch, so pieces look ahead to others"
 
     def __init__(
         self,
