@@ -81,7 +81,7 @@ _DIGITS, _BINARY = Images(1, 8, 8, levels=17), Images(1, 28, 28, levels=2)
 
 
 def _game(name: str, domain: Images) -> nn.Module:
-    return find(name).build(domain)
+    return find(name).build(domain, width=32)  # as wide as those by hand
 
 
 GAMES = (
