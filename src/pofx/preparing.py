@@ -65,7 +65,7 @@ def described(data: Data, autoencoder: Run | None) -> dict[str, Any]:
 
 
 def settings_for(network: Any, given: dict[str, Any], observations: int) -> Settings:
-    """The model's recipe under what was given; a batch larger than the data is refused if the user asked for it."""
+    """The model's recipe under what was given. Refused: a batch larger than the data, if asked for, or too small."""
     recipe = dict(getattr(network, "recipe", {}))
     if given.get("batch_size", 1) > observations:
         raise Unusable(
@@ -76,6 +76,12 @@ def settings_for(network: Any, given: dict[str, Any], observations: int) -> Sett
     if "steps" in given or "budget" in given:
         recipe.pop("budget", None)
     settings = settings_from(recipe, given)
+    least = getattr(network, "least_batch", 1) * settings.accumulate
+    if settings.batch_size < least:
+        raise Unusable(
+            f"--batch-size must be at least {least}, as so many are judged together, got {settings.batch_size}; "
+            "take a larger one, or a smaller --packing"
+        )
     if settings.steps is None and settings.budget is None:
         return settings_from(recipe, given | {"budget": DEFAULT_BUDGET})
     return settings

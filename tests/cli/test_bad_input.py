@@ -150,6 +150,7 @@ CASES = [
     ("complete {home}/digits digits --keep 1 -o {home}/x.gif", "all was known; know less"),
     ("complete {home}/digits digits --keep 1.5 -o {home}/x.png", "--keep must be in [0, 1], got 1.5"),
     ("score {home}/run digits -o {home}/x.csv", "was fitted on vectors"),
+    ("fit gan moons --packing 500 --steps 2 --out {home}/packed", "--batch-size must be at least 500"),
     ("score {home}/wgan {home}/good.npy -o {home}/x.csv", "has no likelihood"),
     ("encode {home}/marginals digits -o {home}/x.npy", "marginals cannot encode"),
     ("complete {home}/run digits -o {home}/x.npy", "vae cannot complete"),

@@ -75,6 +75,7 @@ class Game(nn.Module):
         _check_choices(domain, network=network, norm=norm, conditioning=conditioning, augment=augment)
         _check_sizes(hidden, latent_dim=latent_dim, width=width, packing=packing)
         self.domain, self.condition, self.augment, self.packing = domain, condition, augment, packing
+        self.least_batch = packing
         self.latent_dim = latent_dim or signs + (16 if isinstance(domain, Images) else max(2, domain.dim))
         if not 0 <= signs <= self.latent_dim:
             raise Unusable(f"signs is how many of the {self.latent_dim} coordinates of noise, got {signs}; 12 is usual")
