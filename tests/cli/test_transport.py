@@ -91,3 +91,9 @@ def test_one_line_and_exit_two(home, tmp_path, capsys, monkeypatch, line, words)
     printed = capsys.readouterr().err
     assert words in printed, printed
     assert len(printed.splitlines()) == 1
+
+
+def test_evaluation_tells_how_far_the_two_are_apart(home):
+    scores = {score.metric: score for score in load(home / "run").evaluate(seconds=5)}
+    assert scores["w2 squared"].value > 0
+    assert scores["cycle"].split == "test"

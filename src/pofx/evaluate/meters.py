@@ -8,7 +8,7 @@ from pofx.data.dataset import Data
 from pofx.evaluate.likelihood import shuffled
 from pofx.evaluate.pace import Clock, Watch, timed
 from pofx.evaluate.score import Score
-from pofx.protocols import Encodes, Infers, Samples, Watched, capabilities
+from pofx.protocols import Encodes, Infers, Samples, Transports, Watched, capabilities
 
 MOST = 10_000  # rows where time is plentiful
 FEWEST = 128  # as many as in training
@@ -18,12 +18,14 @@ FEWEST = 128  # as many as in training
 def meter_scores(
     model: Any, data: Data, *, split: str, clock: Clock, seed: int, device: str | torch.device, watch: Watch
 ) -> list[Score]:
-    """What the meters of a model say that only encodes: no samples, no laws of the latent tell how good it is.
+    """What the meters say of a model that only encodes, as no samples and no laws of a latent tell how good it is; and
+    of one that maps between data sets, how far these are apart and what its map leaves.
 
     Meters are of all rows together, so their number is chosen beforehand, by how long a few take.
     """
     able = capabilities(model)
-    if not {Watched, Encodes} <= able or {Infers, Samples} & able:
+    only_encodes = Encodes in able and not {Infers, Samples} & able
+    if Watched not in able or not (only_encodes or Transports in able):
         return []
     x, c = (None if rows is None else rows[:MOST].to(device) for rows in shuffled(data, split, seed))
     assert x is not None
