@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from pofx.catalogue import find
@@ -223,3 +224,47 @@ def test_scores_are_in_single_precision_where_the_networks_are_in_half():
     model = built(Vectors(2))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert model.critic(torch.zeros(4, 2), None).dtype == torch.float32
+
+
+class Standard(nn.Module):
+    """g(z) = z."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(()))
+
+    def forward(self, z, c):
+        return z
+
+
+class LogRatio(nn.Module):
+    """log p(y) - log N(y; 0, 1) of p = N(0.8, 0.6^2), up to a constant, which does not matter."""
+
+    def forward(self, y, c):
+        return (y.square() / 2 - ((y - 0.8) / 0.6).square() / 2).squeeze(1) + 3.0
+
+
+def test_candidates_become_samples_of_the_data_where_the_critic_is_the_log_ratio():
+    model = built(Vectors(1), latent_dim=1)
+    model.generator, model.critic = Standard(), LogRatio()
+    own, chosen = (model.sample(4000, generator=stream(0, "s"), candidates=k)[:, 0] for k in (1, 64))
+    assert stats.kstest(own, stats.norm(0, 1).cdf).pvalue > 0.01
+    assert stats.kstest(chosen, stats.norm(0.8, 0.6).cdf).pvalue > 0.01
+
+
+def test_candidates_are_of_the_class_asked_for():
+    model = built(Vectors(2), latent_dim=2, condition=TWO)
+    c = torch.tensor([0, 1, 1, 0])
+    assert model.sample(4, c, generator=stream(0, "s"), candidates=5).shape == (4, 2)
+    model.generator = Affine(2, 2, 2)
+    model.generator.w.data.zero_()
+    drawn = model.double().sample(4, c, generator=stream(0, "s"), candidates=5)
+    torch.testing.assert_close(drawn, model.outside(model.generator.b[c]))
+
+
+@pytest.mark.parametrize(("name", "candidates", "message"), [("wgan-gp", 2, "a logit"), ("gan", 0, "at least 1")])
+def test_candidates_that_cannot_be_are_refused(name, candidates, message):
+    with seeded_init(0):
+        model = find(name).build(Vectors(2), hidden=(8,))
+    with pytest.raises(Unusable, match=message):
+        model.sample(2, generator=stream(0, "s"), candidates=candidates)

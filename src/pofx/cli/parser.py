@@ -213,11 +213,23 @@ def _sampler_flags(parser: Parser) -> None:
     group.add_argument("--length", type=int, help="symbols of a text; may be more than the model sees at once")
     group.add_argument("--guidance", type=float, help="above 1: follow the condition more")
     group.add_argument("--truncation", type=float, help="of a game's noise; below 1: more typical, less varied")
+    group.add_argument("--candidates", type=int, help="of a game: how many its critic chooses each sample from")
     group.add_argument("--steps", type=int, help="of the solver")
     group.add_argument("--method", help="of the solver: heun or euler")
 
 
-DRAWN_FLAGS = ("chunk", "temperature", "top_k", "top_p", "length", "guidance", "truncation", "steps", "method")
+DRAWN_FLAGS = (
+    "chunk",
+    "temperature",
+    "top_k",
+    "top_p",
+    "length",
+    "guidance",
+    "truncation",
+    "candidates",
+    "steps",
+    "method",
+)
 
 
 def _run_source(parser: Parser, arguments: list[str]) -> None:

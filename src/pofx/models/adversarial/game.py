@@ -108,11 +108,45 @@ class Game(nn.Module):
             self.standardise.adapt(x)
 
     @torch.no_grad()
-    def sample(self, n: int, condition: Tensor | None = None, *, generator: Rng, truncation: float = 1.0) -> Tensor:
-        """n observations g(z), z ~ truncation * N(0, I); below 1, more typical and less varied ones. Signs stay."""
+    def sample(
+        self,
+        n: int,
+        condition: Tensor | None = None,
+        *,
+        generator: Rng,
+        truncation: float = 1.0,
+        candidates: int = 1,
+    ) -> Tensor:
+        r"""n observations g(z), z ~ truncation * N(0, I); below 1, more typical and less varied ones. Signs stay.
+
+        Of several ``candidates`` one is kept, by probabilities in proportion to $e^f$: where f is the logarithm of
+        p_data / p_g, as that of a logit's best critic is, samples of p_g become samples of p_data as candidates grow
+        in number (sampling-importance-resampling). What g never makes, no critic brings back.
+
+        Source: Rubin 1987; with a critic: Azadi et al. 2019, arXiv:1810.06758; Turner et al. 2019, arXiv:1811.11357.
+
+        Raises:
+            Unusable: candidates of a game whose critic is no logit, or judges points together.
+        """
+        self._check_candidates(candidates)
         c = rows_for(self.condition, condition, n, generator=generator)
-        with evaluating(self.generator):
-            return self.outside(self.generator(self.noise(n, generator, scale=truncation), c))
+        with evaluating(self):
+            if candidates == 1:
+                return self.outside(self.generator(self.noise(n, generator, scale=truncation), c))
+            each = None if c is None else c.repeat_interleave(candidates, dim=0)
+            y = self.generator(self.noise(n * candidates, generator, scale=truncation), each)
+            weights = self.critic(y, each).view(n, candidates).softmax(1)
+            kept = torch.multinomial(weights, 1, generator=generator)[:, 0]
+            return self.outside(y.unflatten(0, (n, candidates))[torch.arange(n, device=kept.device), kept])
+
+    def _check_candidates(self, candidates: int) -> None:
+        if candidates < 1:
+            raise Unusable(f"candidates must be at least 1, got {candidates}; leave it out for the generator's own")
+        if candidates > 1 and not (self.logits and self.alone):
+            raise Unusable(
+                f"candidates are chosen by a critic that is a logit of single points, got {candidates} of another "
+                "game; leave it out, or fit r3gan"
+            )
 
     @property
     def latent_domain(self) -> Vectors:
