@@ -21,12 +21,15 @@ import pofx
 from pofx.catalogue import find
 from pofx.data.toys import mixture
 from pofx.divergences import mode_coverage
+from pofx.protocols import Judges, capabilities
 from pofx.randomness import seeded_init, stream
+from pofx.samplers.chunks import sample_many
 from pofx.train.loop import Trainer
 from pofx.train.settings import settings_from
 
 SPREAD = {"ring": 0.01, "grid": 0.05}
 SAMPLES, MANY = 2_500, 25_000
+CANDIDATES = 64  # that a critic chooses a sample from
 HELD = {"r1": 1.0, "r2": 1.0}
 RATES = {"beta2": 0.99, "schedule": "trapezoid", "ema": 0.02}
 OF_RING = {"hidden": (64, 64, 64), "latent_dim": 14, "signs": 12, "octaves": 6}
@@ -82,7 +85,7 @@ class Told:
 
 
 def trained(name, arguments, settings, source, seed, steps):
-    """Samples with averaged weights, and the CPU seconds of training."""
+    """Samples with averaged weights by how many candidates each is chosen from; CPU seconds of training."""
     data = pofx.datasets.load(source, seed=seed)
     with seeded_init(seed):
         model = find(name).build(data.domain, **arguments)
@@ -95,8 +98,12 @@ def trained(name, arguments, settings, source, seed, steps):
             trainer.observed()  # what is gathered of each step is let go
     seconds = time.process_time() - begun
     with trainer.weights():
-        samples = model.sample(SAMPLES + MANY, generator=stream(seed, "eval"))
-    return samples, seconds
+        several = (1, CANDIDATES) if Judges in capabilities(model) else (1,)
+        return {k: drawn(model, seed, {} if k == 1 else {"candidates": k}) for k in several}, seconds
+
+
+def drawn(model, seed, settings):
+    return sample_many(model, SAMPLES + MANY, seed=seed, role="eval", chunk=SAMPLES, **settings)
 
 
 def told(source, name, seed, samples, seconds):
@@ -148,12 +155,15 @@ def main(arguments=None):
             for seed in range(options.first, options.first + options.seeds):
                 if name == "the truth":
                     rows.append(perfect(source, seed))
+                    print(rows[-1], flush=True)
                 else:
                     arguments, settings, steps = MODELS[name][source]
                     steps = options.steps or steps
-                    rows.append(told(source, name, seed, *trained(name, arguments, settings, source, seed, steps)))
-                print(rows[-1], flush=True)
-            done.append(rows)
+                    samples, seconds = trained(name, arguments, settings, source, seed, steps)
+                    for k, x in samples.items():
+                        rows.append(told(source, name if k == 1 else f"{name}, of {k}", seed, x, seconds))
+                        print(rows[-1], flush=True)
+            done += [[row for row in rows if row.model == one] for one in dict.fromkeys(row.model for row in rows)]
     print(*map(summary, done), sep="\n")
 
 
